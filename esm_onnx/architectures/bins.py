@@ -1,0 +1,65 @@
+"""Equally wide ranges of depth (ESM, Section IV)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from esm_onnx.architectures.compositions import attainable_depths
+from esm_onnx.architectures.space import Space
+from esm_onnx.errors import InputError
+
+USUAL_BINS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Ranges of depth, each `(least, greatest)`, both inside; together they cover the space's depths."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+    def index(self, depth: int) -> int:
+        """Which bin a depth falls into, from 0."""
+        for i, (_, greatest) in enumerate(self.ranges):
+            if depth <= greatest:
+                return i
+        raise InputError(f"depth {depth} lies beyond the last bin, which ends at {self.ranges[-1][1]}")
+
+    def names(self) -> list[str]:
+        """`4–8`, `9–13`, …"""
+        return [str(low) if low == high else f"{low}–{high}" for low, high in self.ranges]
+
+
+def divide(space: Space, count: int | None = None) -> Bins:
+    """Divides the depths of a space into `count` equally wide bins (as equal as whole numbers allow).
+
+    Args:
+        count: N_Bins. None takes 5, or the greatest number below it that leaves no bin empty.
+
+    Raises:
+        InputError: a bin would hold no architecture.
+    """
+    if count is None:
+        return next(bins for n in range(USUAL_BINS, 0, -1) if (bins := _divide(space, n)) is not None)
+    if count < 1:
+        raise InputError(f"N_Bins is {count}, expected at least 1")
+    bins = _divide(space, count)
+    if bins is None:
+        depths = attainable_depths(space)
+        raise InputError(
+            f"N_Bins is {count}, but space {space.name!r} has {len(depths)} depths ({depths[0]} to {depths[-1]}) and a "
+            f"bin would hold none of them: take fewer bins"
+        )
+    return bins
+
+
+def _divide(space: Space, count: int) -> Bins | None:
+    least, greatest = space.depth_range
+    edges = [least + (greatest - least + 1) * i // count for i in range(count + 1)]
+    ranges = tuple((low, high - 1) for low, high in itertools.pairwise(edges))
+    depths = attainable_depths(space)
+    filled = all(any(low <= depth <= high for depth in depths) for low, high in ranges)
+    return Bins(ranges) if filled else None

@@ -1,0 +1,32 @@
+"""Spaces by name; the path of a TOML file anywhere a name is taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from esm_onnx.architectures.densenet import DENSENET
+from esm_onnx.architectures.mobilenetv3 import MOBILENETV3
+from esm_onnx.architectures.resnet import RESNET
+from esm_onnx.architectures.space import Space
+from esm_onnx.architectures.toml_space import read_space
+from esm_onnx.errors import InputError
+
+SPACES = {space.name: space for space in (RESNET, MOBILENETV3, DENSENET)}
+
+
+def space_names() -> list[str]:
+    """Names of the spaces that are built in."""
+    return list(SPACES)
+
+
+def find_space(name: str) -> Space:
+    """A space that is built in, or the one that a TOML file describes.
+
+    Raises:
+        InputError: neither a name nor a file.
+    """
+    if name in SPACES:
+        return SPACES[name]
+    if name.endswith(".toml") or Path(name).is_file():
+        return read_space(name)
+    raise InputError(f"no space {name!r}, expected one of {', '.join(SPACES)}, or the path of a TOML file")

@@ -1,0 +1,88 @@
+"""The architecture as one flat row of integers.
+
+`[network features…, then unit by unit, slot by slot up to the greatest depth, feature by feature]`: each number is the
+index of the option, from 0; −1 where the block is absent. Length and layout are the space's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from esm_onnx.architectures.architecture import Architecture, Options
+from esm_onnx.architectures.space import Feature, Space
+from esm_onnx.errors import InputError
+
+Genome = tuple[int, ...]
+
+ABSENT = -1
+
+
+def genome_length(space: Space) -> int:
+    """Number of integers in a genome of the space."""
+    return len(space.network) + sum(space.slots) * len(space.features)
+
+
+def genome_columns(space: Space) -> list[str]:
+    """A name for each place of the genome: `resolution`, `u1b1.kernel`, …"""
+    columns = [feature.name for feature in space.network]
+    for u, slots in enumerate(space.slots, 1):
+        columns += [f"u{u}b{j}.{feature.name}" for j in range(1, slots + 1) for feature in space.features]
+    return columns
+
+
+def to_genome(space: Space, architecture: Architecture) -> Genome:
+    """The genome of an architecture.
+
+    Raises:
+        InputError: the architecture is not of this space.
+    """
+    space.check(architecture)
+    row = [*_indices(architecture.network, space.network)]
+    for blocks, slots in zip(architecture.units, space.slots, strict=True):
+        for block in blocks:
+            row += _indices(block, space.features)
+        row += [ABSENT] * ((slots - len(blocks)) * len(space.features))
+    return tuple(row)
+
+
+def from_genome(space: Space, genome: Sequence[int]) -> Architecture:
+    """The architecture that a genome stands for.
+
+    Raises:
+        InputError: the row is no genome of this space; the message names the place.
+    """
+    expected = genome_length(space)
+    if len(genome) != expected:
+        raise InputError(f"a genome of {len(genome)} integers, expected {expected} for space {space.name!r}")
+    names, width = genome_columns(space), len(space.features)
+    for place, value in enumerate(genome):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"genome place {place} ({names[place]}): {value!r} is no integer")
+    head = len(space.network)
+    network = _options(genome[:head], space.network, names)
+    units, at = [], head
+    for slots in space.slots:
+        blocks: list[Options] = []
+        for j in range(slots):
+            row, row_names = genome[at : at + width], names[at : at + width]
+            at += width
+            if all(value == ABSENT for value in row):
+                continue
+            if len(blocks) < j:
+                raise InputError(f"genome place {at - width} ({row_names[0]}): a block after an absent one")
+            blocks.append(_options(row, space.features, row_names))
+        units.append(tuple(blocks))
+    return space.check(Architecture(space.name, tuple(units), network))
+
+
+def _indices(options: Options, features: tuple[Feature, ...]) -> list[int]:
+    return [feature.options.index(options[feature.name]) for feature in features]
+
+
+def _options(row: Sequence[int], features: tuple[Feature, ...], names: Sequence[str]) -> Options:
+    chosen = {}
+    for value, feature, name in zip(row, features, names, strict=False):
+        if not 0 <= value < len(feature.options):
+            raise InputError(f"genome place {name}: index {value}, expected 0 to {len(feature.options) - 1}")
+        chosen[feature.name] = feature.options[value]
+    return Options(chosen)
