@@ -1,0 +1,56 @@
+"""The command line: it parses, calls one function and prints one value.
+
+Exit codes: 0 done, 1 failed, 2 misuse, 3 a threshold was not met.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+
+import click
+
+from esm_onnx import __version__
+from esm_onnx.cli.building import build
+from esm_onnx.cli.choosing import genome, sample, spaces
+from esm_onnx.cli.data import data
+from esm_onnx.cli.exporting import export
+from esm_onnx.cli.measuring import profile, runtimes
+from esm_onnx.cli.predicting import evaluate, predict, train
+from esm_onnx.errors import EsmError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
+@click.version_option(__version__, package_name="esm-onnx")
+def commands() -> None:
+    """Latency predictors for neural architecture search: from a supernet to one predictor.onnx."""
+
+
+for command in (spaces, runtimes, sample, genome, export, profile, data, train, evaluate, predict, build):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Runs one command; an error is one line and an exit code, never a traceback."""
+    try:
+        commands.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EsmError as error:
+        _fail(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; what was measured is kept, and the same command goes on where it was", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, sqlite3.Error) as error:
+        _fail(" ".join(str(error).split()), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,125 @@
+"""`build`: the whole line, in the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from esm_onnx.architectures import Space
+from esm_onnx.architectures.sampling import STRATEGIES
+from esm_onnx.cli.measuring import profiler
+from esm_onnx.cli.options import (
+    FILE,
+    SHARE,
+    json_option,
+    measuring_options,
+    seed_option,
+    space_option,
+    store_option,
+    together,
+)
+from esm_onnx.cli.predicting import print_evaluation, training_options
+from esm_onnx.cli.presets import preset_option
+from esm_onnx.cli.printing import print_json, progress_bar
+from esm_onnx.errors import ThresholdNotMet
+from esm_onnx.measurement.store import Store
+from esm_onnx.prediction.assembly import assemble
+
+PLAN = ("strategy", "initial", "step", "w_below", "w_above", "bins", "threshold", "by_bin", "evaluation")
+BUDGET = ("max_measurements", "max_minutes", "seed")
+TRAINING = ("encoding", "surrogate", "coverage", "bins", "seed")
+
+loop_options = together(
+    click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="balanced", help="How to draw."),
+    click.option("--initial", type=click.IntRange(min=1), default=300, help="N_I, the first architectures."),
+    click.option("--step", type=click.IntRange(min=1), default=100, help="N_Step, those of each further round."),
+    click.option("--w-below", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."),
+    click.option("--w-above", type=click.FloatRange(min=0), default=0.25, help="w2, weight of the other bins."),
+    click.option("--threshold", type=SHARE, default="95%", help="Acc_TH, the accuracy to reach."),
+    click.option("--by-bin/--overall", default=True, help="Must every bin reach it, or the mean over all?"),
+    click.option(
+        "--evaluation",
+        type=click.IntRange(min=1),
+        default=100,
+        help="Architectures measured only to evaluate; they count as measurements.",
+    ),
+    click.option("--max-measurements", type=click.IntRange(min=1), default=2000, help="Stop at so many."),
+    click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Begin no round after so many."),
+)
+
+
+@click.command()
+@space_option()
+@store_option()
+@preset_option
+@loop_options
+@training_options
+@measuring_options
+@seed_option()
+@click.option("--out", type=FILE, required=True, help="The predictor, usually predictor.onnx.")
+@json_option()
+def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Measure, train, evaluate and extend until the predictor is good enough.
+
+    The evaluation set is drawn by itself, balanced over the bins, and never trained on. What was measured is kept in
+    the store: the same command after an interruption goes on where it was.
+    """
+    from esm_onnx.loop import Plan, Round, rounds
+    from esm_onnx.prediction.predictor_onnx import write_predictor
+    from esm_onnx.prediction.training import TrainSettings
+
+    training = TrainSettings(**{name: options[name] for name in TRAINING})
+    plan = Plan(train=training, **{name: options[name] for name in (*PLAN, *BUDGET)})
+    best: Round | None = None
+    history = []
+    with Store(store_path) as store, progress_bar("measuring") as report:
+        with profiler(space, store, report, **options) as measurer:
+
+            def dataset(architectures: Any) -> Any:
+                return assemble(store, space, measurer.target, only=architectures)
+
+            for turn in rounds(space, plan, measurer.profile, dataset):
+                click.echo(_line(turn), err=True)
+                history.append(_as_json(turn))
+                if best is None or turn.score(plan) >= best.score(plan):
+                    best = turn
+                    write_predictor(turn.predictor, out, check=turn.test)
+    assert best is not None
+    if as_json:
+        print_json({"predictor": str(out), "reached": turn.reached, "rounds": history, **best.evaluation.as_json()})
+    else:
+        print_evaluation(best.evaluation)
+        click.echo(
+            f"predictor of round {best.number} written to {out}; {turn.measurements} architectures asked for, "
+            f"{plan.evaluation} of them only to evaluate; store {store_path}"
+        )
+    if not turn.reached:
+        raise ThresholdNotMet(f"{_line(turn)}; {REASONS[turn.end or '']}")
+
+
+REASONS = {
+    "measurements": "the budget of measurements is spent: raise --max-measurements and run the same command again",
+    "minutes": "the time is over: raise --max-minutes and run the same command again",
+    "space": "every architecture of the space that the rounds could draw is measured",
+}
+
+
+def _line(turn: Any) -> str:
+    worst = turn.evaluation.worst_bin
+    where = f", worst bin {worst.name} {worst.metrics.accuracy:.2f} %" if worst else ""
+    return (
+        f"round {turn.number}: trained on {turn.rows}, accuracy {turn.evaluation.overall.accuracy:.2f} %{where}, "
+        f"{sum(turn.below)} of {len(turn.below)} bins below the threshold"
+    )
+
+
+def _as_json(turn: Any) -> dict[str, Any]:
+    return {
+        "round": turn.number,
+        "rows": turn.rows,
+        "measurements": turn.measurements,
+        "below": list(turn.below),
+        **turn.evaluation.as_json(),
+    }

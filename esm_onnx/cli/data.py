@@ -1,0 +1,77 @@
+"""`data import`, `data export`, `data list`: latencies from elsewhere, and for elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from esm_onnx.architectures import Space
+from esm_onnx.cli.options import FILE, json_option, space_option, store_option
+from esm_onnx.cli.printing import print_json, print_table, write_lines
+from esm_onnx.measurement.exchange import exported_lines, import_file
+from esm_onnx.measurement.store import Content, Store
+
+
+@click.group()
+def data() -> None:
+    """Bring measured latencies in and out of a store."""
+
+
+@data.command("import")
+@click.argument("file", type=FILE)
+@space_option()
+@click.option("--target", help="What the device shall be called.  [default: as the lines say]")
+@store_option()
+@json_option()
+def import_(file: Path, space: Space, target: str | None, store_path: Path, as_json: bool) -> None:
+    """Read JSON Lines of {"architecture": {…}, "latency_ms": 3.2} into a store, all or nothing."""
+    with Store(store_path) as store:
+        counts = import_file(store, file, space, target=target)
+    if as_json:
+        print_json({"imported": counts, "store": str(store_path)})
+    for name, count in counts.items():
+        if not as_json:
+            known = "" if count else " (this file was imported before)"
+            click.echo(f"{count} measurements of {space.name} on {name!r} imported into {store_path}{known}")
+
+
+@data.command("export")
+@store_option()
+@space_option(required=False)
+@click.option("--target", help="Only this target: its name, or the beginning of its digest.")
+@click.option("--runs", is_flag=True, help="With every run.")
+@click.option("--out", type=FILE, help="JSON Lines file.  [default: standard output]")
+def export_(store_path: Path, space: Space | None, target: str | None, runs: bool, out: Path | None) -> None:
+    """Write accepted measurements as JSON Lines, with target and provenance."""
+    with Store(store_path, create=False) as store:
+        count = write_lines(exported_lines(store, space=space, target=target, runs=runs), out)
+    click.echo(f"{count} measurements exported", err=True)
+
+
+@data.command("list")
+@store_option()
+@json_option()
+def list_(store_path: Path, as_json: bool) -> None:
+    """List what a store holds, by space and target."""
+    with Store(store_path, create=False) as store:
+        contents = store.contents()
+    if as_json:
+        print_json(list(_as_json(contents)))
+        return
+    rows = [(c.space.name, c.target.name, c.target.digest[:8], c.measurements, c.failures) for c in contents]
+    print_table(("space", "target", "digest", "measurements", "failures"), rows)
+
+
+def _as_json(contents: list[Content]) -> Iterator[dict[str, Any]]:
+    for content in contents:
+        yield {
+            "space": content.space.name,
+            "target": content.target.name,
+            "digest": content.target.digest,
+            "facts": dict(content.target.facts),
+            "measurements": content.measurements,
+            "failures": content.failures,
+        }

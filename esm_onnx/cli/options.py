@@ -1,0 +1,106 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from esm_onnx.architectures import Space, find_space
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class SpaceType(click.ParamType[Space]):
+    """The name of a space, or the path of a TOML file."""
+
+    name = "name|file.toml"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Space:
+        return value if isinstance(value, Space) else find_space(value)
+
+
+class Share(click.ParamType[float]):
+    """A share, as 0.03 or 3%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 10 or (share > 1 and not text.endswith("%")):
+            self.fail(f"{text!r} is no share, expected for example 0.03 or 3%", param, ctx)
+        return share
+
+
+SPACE = SpaceType()
+SHARE = Share()
+FILE = click.Path(path_type=Path)
+
+
+def space_option(*, required: bool = True) -> Callable[[Command], Command]:
+    """`--space`: a name or a TOML file."""
+    text = "A space by name, or the path of a TOML file."
+    return click.option("--space", type=SPACE, required=required, help=text)
+
+
+def store_option() -> Callable[[Command], Command]:
+    """`--store`: the file of all records."""
+    return click.option("--store", "store_path", type=FILE, default=Path("esm.db"), help="The store, an SQLite file.")
+
+
+def json_option() -> Callable[[Command], Command]:
+    """`--json`: for machines."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of a table.")
+
+
+def seed_option() -> Callable[[Command], Command]:
+    """`--seed`."""
+    return click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything that is drawn.")
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+measuring_options = together(
+    click.option("--runtime", required=True, help="Name or alias; `esm-onnx runtimes` lists them."),
+    click.option("--device", help="Device, in the runtime's own words.  [default: its first]"),
+    click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of one inference."),
+    click.option("--precision", default="fp32", help="Number format."),
+    click.option("--batch", type=click.IntRange(min=1), default=1, help="Images of one inference."),
+    click.option("--opset", type=int, default=17, help="ONNX operator set."),
+    click.option("--embed-weights", is_flag=True, help="Weights inside each file instead of one shared pool."),
+    click.option("--target", help="What the target shall be called.  [default: runtime and device]"),
+    click.option("--runs", type=click.IntRange(min=1), default=150, help="Timed runs of a measurement."),
+    click.option("--warmup", type=click.IntRange(min=0), default=10, help="Untimed runs before them."),
+    click.option("--references", type=click.IntRange(min=1), default=3, help="Number of reference architectures."),
+    click.option("--reference-every", type=click.IntRange(min=1), default=20, help="Subjects between their rounds."),
+    click.option("--session-size", type=click.IntRange(min=1), default=100, help="Subjects of a session at most."),
+    click.option("--tolerance", type=SHARE, default="3%", help="Relative standard deviation allowed to a reference."),
+    click.option("--attempts", type=click.IntRange(min=1), default=3, help="Rejected sessions in a row before giving up."),
+    click.option("--deadline", type=click.FloatRange(min=0, min_open=True), default=300.0, help="Seconds for a subnet."),
+    click.option("--folder", type=FILE, help="Where subnets and weights are written.  [default: the user's cache]"),
+)
+"""What decides how `profile` and `build` measure."""
+
+
+def cache_folder() -> Path:
+    """The user's cache of weights, made where it is absent."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(root) if root else Path.home() / ".cache") / "esm-onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,36 @@
+"""Defaults that belong together, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {  # ESM, Sections III to V
+        "encoding": "fcc",
+        "surrogate": "mlp",
+        "strategy": "balanced",
+        "initial": 300,
+        "step": 100,
+        "bins": 5,
+        "runs": 150,
+        "tolerance": 0.03,
+    },
+}
+
+
+def _apply(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name is not None:
+        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+    return name
+
+
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    is_eager=True,
+    expose_value=False,
+    callback=_apply,
+    help="Defaults of a paper; an option given beside it still counts.",
+)

@@ -1,0 +1,178 @@
+"""Train, evaluate, extend: until the predictor is good enough (ESM, Section IV and Algorithm 1).
+
+    measure N_I architectures and an evaluation set
+    repeat  train on all but the evaluation set, evaluate on it
+            every bin (or the whole) at Acc_TH: done
+            measure N_Step more: bins below Acc_TH weigh w1, the others w2
+
+The evaluation set is drawn by itself, balanced over the bins, measured in the same way and never trained on; it costs
+`evaluation` measurements, once, and they count in every budget and report.
+
+The loop keeps no state of its own. All that it draws follows from the seed and from what was measured, so a loop that was
+interrupted goes through the same rounds again, finds its measurements in the store, and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from esm_onnx.architectures import Architecture, Bins, Space, divide, extend, extension_quotas, sample
+from esm_onnx.architectures.sampling import STRATEGIES, left_in_bins
+from esm_onnx.errors import InputError
+from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.evaluation import Evaluation
+from esm_onnx.prediction.predictor import Predictor
+from esm_onnx.prediction.training import TrainSettings, train
+
+Measure = Callable[[Sequence[Architecture]], None]
+"""Sees to it that architectures are measured, as far as they can be."""
+Assemble = Callable[[Sequence[Architecture]], Dataset]
+"""The dataset of those architectures that have a latency, in the order given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the loop does, with the paper's symbols.
+
+    Attributes:
+        strategy: how the first N_I architectures are drawn: "balanced" or "random". "random" also extends at random,
+            without regard to bins: the baseline that the paper compares with.
+        initial: N_I.
+        step: N_Step.
+        w_below, w_above: w1 and w2.
+        bins: N_Bins; None divides the space in the usual way.
+        threshold: Acc_TH as a share, 0 to 1.
+        by_bin: every bin must reach the threshold; otherwise the accuracy over all.
+        evaluation: size of the evaluation set.
+        max_measurements: stop when so many architectures were asked for, evaluation set included; None: no such bound.
+        max_minutes: start no further round after so many minutes; None: no such bound.
+        train: how each round trains.
+        seed: draws all architectures.
+    """
+
+    strategy: str = "balanced"
+    initial: int = 300
+    step: int = 100
+    w_below: float = 1.0
+    w_above: float = 0.25
+    bins: int | None = None
+    threshold: float = 0.95
+    by_bin: bool = True
+    evaluation: int = 100
+    max_measurements: int | None = 2000
+    max_minutes: float | None = None
+    train: TrainSettings = field(default_factory=TrainSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"strategy {self.strategy!r}, expected one of {', '.join(STRATEGIES)}")
+        for name in ("initial", "step", "evaluation"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold is {self.threshold}, expected a share between 0 and 1, such as 0.95")
+        if self.max_measurements is not None and self.max_measurements < self.initial + self.evaluation:
+            raise InputError(
+                f"{self.max_measurements} measurements at most, but the first round alone takes {self.initial} and the "
+                f"evaluation set {self.evaluation}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One turn of the loop.
+
+    Attributes:
+        number: from 1.
+        rows: measurements trained on.
+        measurements: architectures asked for so far, evaluation set included.
+        below: for each bin, whether it is below the threshold.
+        end: why the loop ends with this round: "threshold", "measurements", "minutes", "space"; None when it goes on.
+    """
+
+    number: int
+    rows: int
+    measurements: int
+    predictor: Predictor
+    evaluation: Evaluation
+    below: tuple[bool, ...]
+    end: str | None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the threshold was reached."""
+        return self.end == "threshold"
+
+
+def rounds(
+    space: Space, plan: Plan, measure: Measure, assemble: Assemble, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Round]:
+    """The rounds of the loop, each as it is done; the last one has an `end`.
+
+    Args:
+        measure: has architectures measured.
+        assemble: gives their dataset.
+        clock: seconds; only differences count.
+
+    Raises:
+        SpaceExhausted: the space is too small for N_I and the evaluation set.
+        InputError: too few of them could be measured to train and evaluate.
+    """
+    bins, rng, started = divide(space, plan.bins), Random(plan.seed), clock()
+    held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins)
+    asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
+    measure([*held_out, *asked])
+    number = 0
+    while True:
+        number += 1
+        test = assemble(held_out)
+        predictor, evaluation = train(assemble(asked), plan.train, held_out=test)
+        below = tuple(bin.accuracy is not None and bin.accuracy < 100 * plan.threshold for bin in evaluation.bins)
+        spent = len(held_out) + len(asked)
+        drawn = [] if _reached(plan, evaluation, below) else _draw(space, plan, bins, rng, below, [*held_out, *asked])
+        end = _end(plan, evaluation, below, spent, drawn, (clock() - started) / 60)
+        yield Round(number, len(asked), spent, predictor, evaluation, below, end)
+        if end:
+            return
+        measure(drawn)
+        asked += drawn
+
+
+def _reached(plan: Plan, evaluation: Evaluation, below: Sequence[bool]) -> bool:
+    accuracy = evaluation.overall.accuracy
+    return not any(below) if plan.by_bin else accuracy is not None and accuracy >= 100 * plan.threshold
+
+
+def _draw(
+    space: Space, plan: Plan, bins: Bins, rng: Random, below: Sequence[bool], taken: Sequence[Architecture]
+) -> list[Architecture]:
+    """The architectures of the next round, as many of them as the space and the budget have left."""
+    room = plan.step if plan.max_measurements is None else plan.max_measurements - len(taken)
+    left = left_in_bins(space, bins, taken)
+    if plan.strategy == "random":
+        count = min(plan.step, room, sum(left))
+        return sample(space, count, strategy="random", rng=rng, exclude=taken) if count > 0 else []
+    quotas = extension_quotas(below, plan.step, plan.w_below, plan.w_above)
+    drawn = extend(space, [min(pair) for pair in zip(quotas, left, strict=True)], bins=bins, rng=rng, exclude=taken)
+    return drawn if plan.max_measurements is None else drawn[: max(0, room)]
+
+
+def _end(
+    plan: Plan,
+    evaluation: Evaluation,
+    below: Sequence[bool],
+    spent: int,
+    drawn: Sequence[Architecture],
+    minutes: float,
+) -> str | None:
+    if _reached(plan, evaluation, below):
+        return "threshold"
+    if plan.max_measurements is not None and spent >= plan.max_measurements:
+        return "measurements"
+    if plan.max_minutes is not None and minutes >= plan.max_minutes:
+        return "minutes"
+    return None if drawn else "space"

@@ -1,0 +1,138 @@
+"""Measurements as JSON Lines: `{"architecture": {…}, "latency_ms": 3.2}`, and what else is known beside it.
+
+Optional fields, written by `exported_lines` and read back: `target` (name), `facts` (of the target), `runs_ms` (every
+run), `started_at` (seconds since 1970), `provenance` (how it came about; kept for people, not read back).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from esm_onnx.architectures import Space, from_json, to_json
+from esm_onnx.architectures.notation import read_json_lines
+from esm_onnx.errors import InputError
+from esm_onnx.measurement.record import SUBJECT, Measurement
+from esm_onnx.measurement.store import ACCEPTED, Store
+from esm_onnx.measurement.target import Target
+
+FIELDS = ("architecture", "latency_ms", "target", "facts", "runs_ms", "started_at", "provenance")
+
+
+def import_file(store: Store, path: Path | str, space: Space, *, target: str | None = None) -> dict[str, int]:
+    """Reads a file of measured latencies into a store, all or nothing.
+
+    Args:
+        target: name of the device; None takes the name that each line gives.
+
+    Returns:
+        The number of measurements by name of the target; 0 where this file was imported before.
+
+    Raises:
+        InputError: with file and line; then nothing is imported.
+    """
+    by_target: dict[str, tuple[Target, list[Measurement]]] = {}
+    seen = hashlib.sha256()
+    for line, data in read_json_lines(path):
+        try:
+            of, measurement = _read(space, data, target)
+        except InputError as error:
+            raise error.at(path, line) from None
+        seen.update(repr((of.digest, data)).encode())
+        by_target.setdefault(of.digest, (of, []))[1].append(measurement)
+    if not by_target:
+        raise InputError('no line, expected {"architecture": {…}, "latency_ms": 3.2}', file=path)
+    counts: dict[str, int] = {}
+    for of, measurements in by_target.values():
+        provenance = {"imported": Path(path).name, "digest": seen.hexdigest()[:16], "target": of.digest}
+        counts[of.name] = counts.get(of.name, 0) + store.add(space, of, provenance, measurements)
+    return counts
+
+
+def exported_lines(
+    store: Store, *, space: Space | None = None, target: str | None = None, runs: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The accepted measurements of a store as JSON data, for one space or target or for all.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    found = False
+    for content in store.contents():
+        if space is not None and content.space.fingerprint != space.fingerprint:
+            continue
+        if target is not None and content.target.name != target and not content.target.digest.startswith(target):
+            continue
+        for session, status, provenance, _ in store.sessions(content.space, content.target):
+            if status != ACCEPTED:
+                continue
+            for measurement in store.measurements(content.space, session=session):
+                if measurement.role == SUBJECT:
+                    found = True
+                    yield _line(content.space, content.target, {"session": session, **provenance}, measurement, runs)
+    if not found:
+        raise InputError("no accepted measurement of that space and target", file=store.path)
+
+
+def _line(
+    space: Space, target: Target, provenance: dict[str, Any], measurement: Measurement, runs: bool
+) -> dict[str, Any]:
+    return {
+        "architecture": to_json(space, measurement.architecture),
+        "latency_ms": measurement.latency_ms,
+        "target": target.name,
+        "facts": dict(target.facts),
+        "started_at": measurement.started_at,
+        "provenance": provenance,
+        **({"runs_ms": list(measurement.runs_ms)} if runs else {}),
+    }
+
+
+def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measurement]:
+    if not isinstance(data, dict):
+        raise InputError('expected an object {"architecture": {…}, "latency_ms": 3.2}')
+    for name in ("architecture", "latency_ms"):
+        if name not in data:
+            raise InputError(f"no field {name!r}, expected architecture and latency_ms")
+    for name in data:
+        if name not in FIELDS:
+            raise InputError(f"unknown field {name!r}, expected some of {', '.join(FIELDS)}")
+    architecture = from_json(space, data["architecture"])
+    latency = _positive(data["latency_ms"], "latency_ms")
+    runs = data.get("runs_ms", [latency])
+    if not isinstance(runs, list) or not runs:
+        raise InputError(f"runs_ms is {runs!r}, expected a list of times in ms")
+    measurement = Measurement(
+        architecture, SUBJECT, tuple(_positive(run, "runs_ms") for run in runs), _started_at(data.get("started_at"))
+    )
+    if not math.isclose(measurement.latency_ms, latency, rel_tol=1e-6):
+        raise InputError(
+            f"latency_ms is {latency!r}, expected {measurement.latency_ms!r}, the trimmed mean of its runs_ms"
+        )
+    return _target(data, target), measurement
+
+
+def _target(data: dict[str, Any], asked: str | None) -> Target:
+    name, facts = asked or data.get("target"), data.get("facts", {})
+    if not isinstance(name, str) or not name:
+        raise InputError(f"target is {name!r}, expected a name: give one with --target")
+    if not isinstance(facts, dict) or not all(isinstance(value, str | int | float) for value in facts.values()):
+        raise InputError(f"facts is {facts!r}, expected an object of texts and numbers")
+    return Target(name, facts)
+
+
+def _positive(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name} is {value!r}, expected a positive number of ms")
+    return float(value)
+
+
+def _started_at(value: object) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"started_at is {value!r}, expected seconds since 1970")
+    return float(value)

@@ -1,0 +1,124 @@
+"""The contract of a runtime, and how runtimes are found.
+
+A runtime executes; the core measures. It is a class of an entry point in the group `esm_onnx.runtimes`, here or in
+anyone's package; an alias is a second entry point to the same class. One whose software cannot be imported is listed
+with the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import ClassVar
+
+from esm_onnx.errors import InputError
+from esm_onnx.measurement.target import Fact
+
+GROUP = "esm_onnx.runtimes"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """What a user may set of a runtime; all of it is part of the target.
+
+    Attributes:
+        device: which device to use, in the runtime's own words; None takes its first.
+        threads: threads of one inference.
+        precision: number format of the arithmetic.
+        seed: seed of the input values (and of the noise of `dry`); latencies do not depend on it.
+    """
+
+    device: str | None = None
+    threads: int = 1
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"threads is {self.threads}, expected at least 1")
+
+
+class Runtime(ABC):
+    """Software that executes ONNX on one device."""
+
+    name: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        if settings.precision not in self.precisions:
+            raise InputError(
+                f"precision {settings.precision!r} on {self.name}, expected one of {', '.join(self.precisions)}"
+            )
+        self.settings = settings
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, Fact]:
+        """Device, versions and settings that a latency depends on; `device` must be among them."""
+
+    @abstractmethod
+    def load(self, subnet: Path) -> AbstractContextManager[Callable[[], object]]:
+        """Prepares a subnet: gives a callable that performs one inference and returns when the device has finished."""
+
+    def clock(self) -> int:
+        """The time in ns that runs are measured with."""
+        return time.perf_counter_ns()
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeEntry:
+    """A runtime as `esm-onnx runtimes` lists it.
+
+    Attributes:
+        names: its name and its aliases.
+        problem: why it cannot be used here; None where it can.
+    """
+
+    names: tuple[str, ...]
+    problem: str | None
+
+
+def list_runtimes() -> list[RuntimeEntry]:
+    """Every runtime that is installed, in the order of names, with the reason where one cannot be used."""
+    groups: dict[str, list[str]] = {}
+    problems: dict[str, str | None] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        groups.setdefault(entry.value, []).append(entry.name)
+        if entry.value not in problems:
+            loaded = _load(entry)
+            problems[entry.value] = loaded if isinstance(loaded, str) else None
+            if not isinstance(loaded, str):
+                groups[entry.value].insert(0, loaded.name)
+    listed = [RuntimeEntry(tuple(dict.fromkeys(names)), problems[value]) for value, names in groups.items()]
+    return sorted(listed, key=lambda entry: entry.names)
+
+
+def find_runtime(name: str) -> type[Runtime]:
+    """The runtime of that name or alias.
+
+    Raises:
+        InputError: there is none, or its software cannot be used here; the message says why.
+    """
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        names = ", ".join(sorted({entry.name for entry in entry_points(group=GROUP)}))
+        raise InputError(f"no runtime {name!r}, expected one of {names}")
+    loaded = _load(next(iter(found)))
+    if isinstance(loaded, str):
+        raise InputError(f"runtime {name!r} cannot be used here: {loaded}")
+    return loaded
+
+
+def _load(entry: EntryPoint) -> type[Runtime] | str:
+    """The class, or the reason why it cannot be had."""
+    try:
+        loaded = entry.load()
+    except Exception as error:  # a stranger's module may raise anything, and must not hide the others
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    if not (isinstance(loaded, type) and issubclass(loaded, Runtime)):
+        return f"{entry.value} is no subclass of esm_onnx.measurement.runtime.Runtime"
+    return loaded

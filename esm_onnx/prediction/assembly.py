@@ -1,0 +1,69 @@
+"""From a store to a dataset: the accepted sessions of one space on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from esm_onnx.architectures import Architecture, Space, to_genome
+from esm_onnx.errors import InputError
+from esm_onnx.measurement.quality import noise_floor
+from esm_onnx.measurement.record import SUBJECT
+from esm_onnx.measurement.store import Content, Store
+from esm_onnx.measurement.target import Target
+from esm_onnx.prediction.dataset import Dataset
+
+
+def choose(store: Store, *, space: Space | None = None, target: str | None = None) -> Content:
+    """The one space and target of a store that are meant.
+
+    Args:
+        space: None where the store holds one space only.
+        target: its name, or the beginning of its digest; None where the store holds one target only.
+
+    Raises:
+        InputError: nothing fits, or more than one pair does; the message lists what there is.
+    """
+    contents = [content for content in store.contents() if content.measurements]
+    fitting = [
+        content
+        for content in contents
+        if (space is None or content.space.fingerprint == space.fingerprint)
+        and (target is None or content.target.name == target or content.target.digest.startswith(target))
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    there = "; ".join(
+        f"{c.space.name} on {c.target.name!r} ({c.target.digest[:8]}): {c.measurements}" for c in fitting or contents
+    )
+    if not contents:
+        raise InputError("no accepted measurement: measure with `esm-onnx profile`, or `data import`", file=store.path)
+    asked = "more than one space and target" if fitting else "no measurements of that space and target"
+    raise InputError(
+        f"{asked}; choose with --space, and --target NAME or the digits in brackets. There are {there}",
+        file=store.path,
+    )
+
+
+def assemble(
+    store: Store, space: Space, target: Target, *, only: Collection[Architecture] | None = None
+) -> Dataset:
+    """The dataset of a space on a target: one row for each architecture, the mean of its accepted measurements in ms.
+
+    Args:
+        only: take no other architectures, and those in this order; None takes all in the order of measuring.
+    """
+    latencies: dict[Architecture, list[float]] = {}
+    for measurement in store.measurements(space, target):
+        if measurement.role == SUBJECT:
+            latencies.setdefault(measurement.architecture, []).append(measurement.latency_ms)
+    rows = list(latencies) if only is None else [architecture for architecture in only if architecture in latencies]
+    genomes = np.array([to_genome(space, row) for row in rows], dtype=np.int64).reshape(len(rows), -1)
+    return Dataset(
+        space=space,
+        genomes=genomes,
+        latency_ms=np.array([np.mean(latencies[row]) for row in rows], dtype=np.float64),
+        target={"name": target.name, "facts": dict(target.facts)},
+        noise_floor=noise_floor(store.measurements(space, target)),
+    )

@@ -1,0 +1,133 @@
+"""No hardware: a virtual clock moved by a cost formula, so the whole pipeline runs exactly and in no time.
+
+The formula, for each node of the subnet in turn:
+
+    arithmetic   multiply-adds over the device's rate; a convolution's output channels and pixels are first rounded up
+                 to whole tiles (tile waste), and a grouped convolution runs at a lower rate
+    traffic      bytes of inputs, outputs and weights over the bandwidth, which drops by a step where the node's
+                 working set no longer fits the cache
+    execution    the greater of the two
+    launch       the host starts a node every `launch_us`; a node begins when it is started and the one before has
+                 ended, so starts hide behind execution, and small nodes wait for the host (launch overlap)
+
+The latency is the end of the last node. None of the steps is additive over blocks, on purpose: real devices are not.
+A run takes the latency × (1 + noise): log-normal of the device's sigma, and one run in a hundred up to 1.5 times as
+long. The noise of a subnet depends on the seed, the subnet and how often it was loaded, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import shape_inference
+
+from esm_onnx.errors import InputError
+from esm_onnx.measurement.runtime import Runtime, RuntimeSettings
+from esm_onnx.measurement.target import Fact
+
+FORMULA = 1
+"""Version of the formula: a fact, so latencies of two formulas are never mixed."""
+
+BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Numbers of an imaginary device: rates in 10⁹ multiply-adds and 10⁹ bytes a second."""
+
+    rate: float
+    grouped: float
+    tile_channels: int
+    tile_pixels: int
+    bandwidth: float
+    cache_bandwidth: float
+    cache_bytes: int
+    launch_us: float
+    sigma: float
+
+
+DEVICES = {
+    "gpu": Device(12000, 0.08, 64, 128, 700, 2500, 32 << 20, 5.0, 0.004),
+    "cpu": Device(250, 0.25, 16, 1, 20, 120, 2 << 20, 2.0, 0.01),
+    "board": Device(12, 0.35, 8, 1, 3, 12, 1 << 20, 4.0, 0.008),
+}
+
+
+class Dry(Runtime):
+    """The fake: devices gpu, cpu and board."""
+
+    name = "dry"
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        super().__init__(settings)
+        self.device = settings.device or next(iter(DEVICES))
+        if self.device not in DEVICES:
+            raise InputError(f"device {self.device!r} on dry, expected one of {', '.join(DEVICES)}")
+        self._now_ns = 0
+        self._loads: Counter[str] = Counter()
+
+    def facts(self) -> Mapping[str, Fact]:
+        return {"device": f"dry {self.device}", "formula": FORMULA, "threads": self.settings.threads}
+
+    def clock(self) -> int:
+        return self._now_ns
+
+    @contextmanager
+    def load(self, subnet: Path) -> Iterator[Callable[[], object]]:
+        content = subnet.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        device = DEVICES[self.device]
+        latency_ns = 1e6 * cost_ms(onnx.load_model_from_string(content), device) / self.settings.threads
+        self._loads[digest] += 1
+        rng = np.random.default_rng([self.settings.seed, int(digest[:16], 16), self._loads[digest]])
+
+        def infer() -> None:
+            slow = rng.uniform(1, 1.5) if rng.random() < 0.01 else 1.0
+            self._now_ns += round(latency_ns * math.exp(rng.normal(0, device.sigma)) * slow)
+
+        yield infer
+
+
+def cost_ms(subnet: onnx.ModelProto, device: Device) -> float:
+    """The latency in ms that the formula gives, without noise."""
+    graph = shape_inference.infer_shapes(subnet).graph
+    elements = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        elements[value.name] = math.prod(shapes[value.name])
+    host = ended = 0.0
+    for node in graph.node:
+        host += device.launch_us * 1e-6
+        moved = BYTES * sum(elements.get(name, 0) for name in (*node.input, *node.output))
+        bandwidth = device.cache_bandwidth if moved <= device.cache_bytes else device.bandwidth
+        seconds = max(_arithmetic_s(node, shapes, device), moved / (bandwidth * 1e9))
+        ended = max(host, ended) + seconds
+    return 1e3 * ended
+
+
+def _arithmetic_s(node: onnx.NodeProto, shapes: dict[str, list[int]], device: Device) -> float:
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0.0
+    weight, output = shapes[node.input[1]], shapes[node.output[0]]
+    pixels = output[0] * math.prod(output[2:])
+    if node.op_type != "Conv":
+        return math.prod(weight) * output[0] / (device.rate * 1e9)
+    group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    inner = math.prod(weight[1:])
+    if group > 1:
+        return weight[0] * inner * pixels / (device.rate * device.grouped * 1e9)
+    tiles = _whole(weight[0], device.tile_channels) * _whole(pixels, device.tile_pixels)
+    return tiles * inner / (device.rate * 1e9)
+
+
+def _whole(count: int, tile: int) -> int:
+    return -(-count // tile) * tile
