@@ -11,7 +11,12 @@ A failure that is expected while measuring is no error but a record: `esm_onnx.m
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_LONGEST_SHOWN = 80
 
 
 class EsmError(Exception):
@@ -61,3 +66,12 @@ class ThresholdNotMet(EsmError):
     """The work ended below what was asked for: references that scatter, an accuracy below the threshold."""
 
     exit_code = 3
+
+
+def shown(value: object) -> str:
+    """A value from outside as a message shows it: its `repr`, cut short in the middle where it is long."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python prints no integer of more than some thousand digits
+        text = f"a {type(value).__name__} too long to print"
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"

@@ -8,8 +8,8 @@
 The evaluation set is drawn by itself, balanced over the bins, measured in the same way and never trained on; it costs
 `evaluation` measurements, once, and they count in every budget and report.
 
-The loop keeps no state of its own. All that it draws follows from the seed and from what was measured, so a loop that was
-interrupted goes through the same rounds again, finds its measurements in the store, and goes on where it was.
+The loop keeps no state of its own. All that it draws follows from the seed and from what was measured, so a loop that
+was interrupted goes through the same rounds again, finds its measurements in the store, and goes on where it was.
 """
 
 from __future__ import annotations

@@ -90,10 +90,15 @@ class Dry(Runtime):
         rng = np.random.default_rng([self.settings.seed, int(digest[:16], 16), self._loads[digest]])
 
         def infer() -> None:
-            slow = rng.uniform(1, 1.5) if rng.random() < 0.01 else 1.0
-            self._now_ns += round(latency_ns * math.exp(rng.normal(0, device.sigma)) * slow)
+            self._now_ns += round(latency_ns * noise(device, rng))
 
         yield infer
+
+
+def noise(device: Device, rng: np.random.Generator) -> float:
+    """The factor by which one run differs from the formula."""
+    slow = rng.uniform(1, 1.5) if rng.random() < 0.01 else 1.0
+    return math.exp(rng.normal(0, device.sigma)) * slow
 
 
 def cost_ms(subnet: onnx.ModelProto, device: Device) -> float:

@@ -34,6 +34,10 @@ class Options(Mapping[str, Option]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Options) and self._items == other._items
 
+    def __reduce__(self) -> tuple[type[Options], tuple[dict[str, Option]]]:
+        # A copy may live in another process, where the same text has another hash.
+        return Options, (self._items,)
+
     def __repr__(self) -> str:
         return "Options({})".format(", ".join(f"{name}={value}" for name, value in self._items.items()))
 

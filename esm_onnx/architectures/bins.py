@@ -23,10 +23,10 @@ class Bins:
 
     def index(self, depth: int) -> int:
         """Which bin a depth falls into, from 0."""
-        for i, (_, greatest) in enumerate(self.ranges):
-            if depth <= greatest:
+        for i, (least, greatest) in enumerate(self.ranges):
+            if least <= depth <= greatest:
                 return i
-        raise InputError(f"depth {depth} lies beyond the last bin, which ends at {self.ranges[-1][1]}")
+        raise InputError(f"depth {depth} lies in none of the bins {', '.join(self.names())}")
 
     def names(self) -> list[str]:
         """`4–8`, `9–13`, …"""
@@ -34,7 +34,7 @@ class Bins:
 
 
 def divide(space: Space, count: int | None = None) -> Bins:
-    """Divides the depths of a space into `count` equally wide bins (as equal as whole numbers allow).
+    """Divides the depths of a space into `count` equally wide bins: their widths differ by one at most.
 
     Args:
         count: N_Bins. None takes 5, or the greatest number below it that leaves no bin empty.
@@ -57,9 +57,11 @@ def divide(space: Space, count: int | None = None) -> Bins:
 
 
 def _divide(space: Space, count: int) -> Bins | None:
-    least, greatest = space.depth_range
-    edges = [least + (greatest - least + 1) * i // count for i in range(count + 1)]
-    ranges = tuple((low, high - 1) for low, high in itertools.pairwise(edges))
     depths = attainable_depths(space)
+    if count > len(depths):
+        return None
+    least, width = depths[0], depths[-1] - depths[0] + 1
+    edges = [least + width * i // count for i in range(count + 1)]
+    ranges = tuple((low, high - 1) for low, high in itertools.pairwise(edges))
     filled = all(any(low <= depth <= high for depth in depths) for low, high in ranges)
     return Bins(ranges) if filled else None

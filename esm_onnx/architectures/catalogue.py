@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from esm_onnx.architectures.densenet import DENSENET
@@ -9,7 +10,7 @@ from esm_onnx.architectures.mobilenetv3 import MOBILENETV3
 from esm_onnx.architectures.resnet import RESNET
 from esm_onnx.architectures.space import Space
 from esm_onnx.architectures.toml_space import read_space
-from esm_onnx.errors import InputError
+from esm_onnx.errors import InputError, shown
 
 SPACES = {space.name: space for space in (RESNET, MOBILENETV3, DENSENET)}
 
@@ -19,14 +20,15 @@ def space_names() -> list[str]:
     return list(SPACES)
 
 
-def find_space(name: str) -> Space:
-    """A space that is built in, or the one that a TOML file describes.
+def find_space(name: str | Path) -> Space:
+    """The space that is built in under a name, or the one that a TOML file describes.
 
     Raises:
         InputError: neither a name nor a file.
     """
+    name = str(name)
     if name in SPACES:
         return SPACES[name]
-    if name.endswith(".toml") or Path(name).is_file():
+    if name.endswith(".toml") or os.path.isfile(name):
         return read_space(name)
-    raise InputError(f"no space {name!r}, expected one of {', '.join(SPACES)}, or the path of a TOML file")
+    raise InputError(f"no space {shown(name)}, expected one of {', '.join(SPACES)}, or the path of a TOML file")

@@ -6,11 +6,12 @@ index of the option, from 0; −1 where the block is absent. Length and layout a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from esm_onnx.architectures.architecture import Architecture, Options
-from esm_onnx.architectures.space import Feature, Space
-from esm_onnx.errors import InputError
+from esm_onnx.architectures.space import Feature, Space, select
+from esm_onnx.errors import InputError, shown
 
 Genome = tuple[int, ...]
 
@@ -48,6 +49,9 @@ def to_genome(space: Space, architecture: Architecture) -> Genome:
 def from_genome(space: Space, genome: Sequence[int]) -> Architecture:
     """The architecture that a genome stands for.
 
+    Args:
+        genome: integers; numpy's count as such, `True` and `1.0` do not.
+
     Raises:
         InputError: the row is no genome of this space; the message names the place.
     """
@@ -55,22 +59,20 @@ def from_genome(space: Space, genome: Sequence[int]) -> Architecture:
     if len(genome) != expected:
         raise InputError(f"a genome of {len(genome)} integers, expected {expected} for space {space.name!r}")
     names, width = genome_columns(space), len(space.features)
-    for place, value in enumerate(genome):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"genome place {place} ({names[place]}): {value!r} is no integer")
-    head = len(space.network)
-    network = _options(genome[:head], space.network, names)
-    units, at = [], head
+    row = [_integer(value, name) for value, name in zip(genome, names, strict=True)]
+    at = len(space.network)
+    network = select(space.network, _checked(row[:at], space.network, names))
+    units = []
     for slots in space.slots:
         blocks: list[Options] = []
         for j in range(slots):
-            row, row_names = genome[at : at + width], names[at : at + width]
+            slot, slot_names = row[at : at + width], names[at : at + width]
             at += width
-            if all(value == ABSENT for value in row):
+            if all(value == ABSENT for value in slot):
                 continue
             if len(blocks) < j:
-                raise InputError(f"genome place {at - width} ({row_names[0]}): a block after an absent one")
-            blocks.append(_options(row, space.features, row_names))
+                raise InputError(f"genome, {slot_names[0]}: a block after an absent one")
+            blocks.append(space.block_of(_checked(slot, space.features, slot_names)))
         units.append(tuple(blocks))
     return space.check(Architecture(space.name, tuple(units), network))
 
@@ -79,10 +81,17 @@ def _indices(options: Options, features: tuple[Feature, ...]) -> list[int]:
     return [feature.options.index(options[feature.name]) for feature in features]
 
 
-def _options(row: Sequence[int], features: tuple[Feature, ...], names: Sequence[str]) -> Options:
-    chosen = {}
+def _integer(value: object, name: str) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InputError(f"genome, {name}: {shown(value)}, expected an integer")
+
+
+def _checked(row: Sequence[int], features: tuple[Feature, ...], names: Sequence[str]) -> tuple[int, ...]:
     for value, feature, name in zip(row, features, names, strict=False):
         if not 0 <= value < len(feature.options):
-            raise InputError(f"genome place {name}: index {value}, expected 0 to {len(feature.options) - 1}")
-        chosen[feature.name] = feature.options[value]
-    return Options(chosen)
+            raise InputError(f"genome, {name}: index {shown(value)}, expected 0 to {len(feature.options) - 1}")
+    return tuple(row)

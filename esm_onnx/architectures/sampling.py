@@ -5,36 +5,41 @@
                architectures of one depth the composition and every option uniform
 
 Nothing is drawn and thrown away: architectures are numbered (`compositions`), and numbers are drawn from an urn. So
-corner bins cost no more than middling ones, and a space can be drawn to its last architecture.
+corner bins cost no more than middling ones, and a space can be drawn to its last architecture. What is excluded leaves
+the urns in the order of its numbers, so that one seed draws the same whatever order, or set, it comes in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from math import ceil, prod
+from math import ceil, isfinite
 from random import Random
 
 from esm_onnx.architectures.architecture import Architecture
 from esm_onnx.architectures.bins import Bins, divide
 from esm_onnx.architectures.compositions import (
-    Composition,
     architecture_of_rank,
     attainable_depths,
+    composition_of,
     composition_of_depth,
+    composition_of_rank,
+    count_compositions,
     count_in_composition,
     rank_in_depth,
     rank_of_architecture,
+    rank_of_composition,
     ways,
 )
 from esm_onnx.architectures.space import Space
-from esm_onnx.errors import InputError, SpaceExhausted
+from esm_onnx.errors import InputError, SpaceExhausted, shown
 
 
 class Urn:
     """The whole numbers below `size`, drawn without putting back, in constant time however large `size` is.
 
-    A Fisher–Yates shuffle that keeps only the places it has touched.
+    A Fisher–Yates shuffle that keeps only the places it has touched: the numbers still inside stand at the places
+    below `left`, number n at place n unless noted otherwise.
     """
 
     def __init__(self, size: int) -> None:
@@ -80,12 +85,13 @@ def sample(
 
     Raises:
         SpaceExhausted: the space, or a bin, has too few architectures left.
+        InputError: no such strategy, a count below 1, or `exclude` holds an architecture of another space.
     """
     if count < 1:
         raise InputError(f"count is {count}, expected at least 1")
     if strategy not in STRATEGIES:
-        raise InputError(f"strategy {strategy!r}, expected one of {', '.join(STRATEGIES)}")
-    return STRATEGIES[strategy](space, count, bins or divide(space), rng, set(exclude))
+        raise InputError(f"strategy {shown(strategy)}, expected one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[strategy](space, count, bins or divide(space), rng, _different(space, exclude))
 
 
 def extend(
@@ -95,8 +101,11 @@ def extend(
 
     Raises:
         SpaceExhausted: a bin has fewer left.
+        InputError: not one quota from 0 for each bin, or `exclude` holds an architecture of another space.
     """
-    taken = set(exclude)
+    if len(quotas) != len(bins) or any(quota < 0 for quota in quotas):
+        raise InputError(f"quotas {shown(list(quotas))}, expected one number from 0 for each of {len(bins)} bins")
+    taken = _different(space, exclude)
     drawn = [a for i, quota in enumerate(quotas) for a in _draw_bin(space, bins, i, quota, rng, taken)]
     rng.shuffle(drawn)
     return drawn
@@ -106,7 +115,8 @@ def extension_quotas(below: Sequence[bool], step: int, w_below: float, w_above: 
     """How many architectures each bin receives in the next round (ESM, Algorithm 1).
 
     With N_norm = w1·|below| + w2·|above|, a bin below the accuracy threshold receives ⌈N_step·w1/N_norm⌉, any other
-    ⌈N_step·w2/N_norm⌉.
+    ⌈N_step·w2/N_norm⌉; where all weights that count are 0, none receives any. Weights mean their decimals: 0.7 is 7/10,
+    so that rounding lifts no quota above the formula's.
 
     Args:
         below: for each bin, whether its accuracy is below the threshold Acc_TH.
@@ -114,7 +124,7 @@ def extension_quotas(below: Sequence[bool], step: int, w_below: float, w_above: 
         w_below: w1.
         w_above: w2.
     """
-    if step < 1 or w_below < 0 or w_above < 0:
+    if step < 1 or not all(isfinite(weight) and weight >= 0 for weight in (w_below, w_above)):
         raise InputError(f"step {step} and weights {w_below}, {w_above}: expected at least 1, and weights from 0")
     weights = [Fraction(str(w_below)) if low else Fraction(str(w_above)) for low in below]
     norm = sum(weights)
@@ -124,7 +134,7 @@ def extension_quotas(below: Sequence[bool], step: int, w_below: float, w_above: 
 def left_in_bins(space: Space, bins: Bins, exclude: Iterable[Architecture]) -> list[int]:
     """For each bin, how many architectures are not in `exclude`."""
     left = [sum(_count_of_depth(space, depth) for depth in _depths(space, bins, i)) for i in range(len(bins))]
-    for architecture in set(exclude):
+    for architecture in _different(space, exclude):
         left[bins.index(architecture.depth)] -= 1
     return left
 
@@ -135,28 +145,27 @@ def _random(space: Space, count: int, _bins: Bins, rng: Random, taken: set[Archi
             f"space {space.name!r} has {space.size - len(taken)} architectures left of {space.size}, "
             f"{count} were asked for"
         )
-    compositions = Urn(prod(len(depths) for depths in space.depths))
-    urns: dict[int, tuple[Composition, Urn]] = {}
+    compositions = Urn(count_compositions(space.depths))
+    urns: dict[int, Urn] = {}
 
-    def opened(number: int) -> tuple[Composition, Urn]:
+    def opened(number: int) -> Urn:
         if number not in urns:
-            composition = _composition(space, number)
-            urns[number] = composition, Urn(count_in_composition(space, composition))
+            depth = sum(composition_of_rank(space.depths, number))
+            urns[number] = Urn(count_in_composition(space, depth))
         return urns[number]
 
     def close_if_empty(number: int) -> None:
-        if not urns[number][1].left:
+        if not urns[number].left:
             compositions.remove(number)
 
-    for architecture in taken:
-        number = _number(space, architecture)
-        opened(number)[1].remove(rank_of_architecture(space, architecture))
+    for number, rank in sorted(_rank_in_space(space, architecture) for architecture in taken):
+        opened(number).remove(rank)
         close_if_empty(number)
     drawn: list[Architecture] = []
     while len(drawn) < count:
         number = compositions.peek(rng)
-        composition, urn = opened(number)
-        drawn.append(architecture_of_rank(space, composition, urn.draw(rng)))
+        composition = composition_of_rank(space.depths, number)
+        drawn.append(architecture_of_rank(space, composition, opened(number).draw(rng)))
         close_if_empty(number)
     return drawn
 
@@ -178,9 +187,8 @@ def _draw_bin(
 ) -> list[Architecture]:
     depths = _depths(space, bins, index)
     urns = {depth: Urn(_count_of_depth(space, depth)) for depth in depths}
-    for architecture in taken:
-        if architecture.depth in urns:
-            urns[architecture.depth].remove(_rank_of_depth(space, architecture))
+    for depth, rank in sorted((a.depth, _rank_in_depth(space, a)) for a in taken if a.depth in urns):
+        urns[depth].remove(rank)
     left = sum(urn.left for urn in urns.values())
     if left < quota:
         raise SpaceExhausted(
@@ -189,7 +197,7 @@ def _draw_bin(
     drawn: list[Architecture] = []
     for _ in range(quota):
         depth = rng.choice([depth for depth in depths if urns[depth].left])
-        rank, options = divmod(urns[depth].draw(rng), _count_of_depth(space, depth) // ways(space.depths, depth))
+        rank, options = divmod(urns[depth].draw(rng), count_in_composition(space, depth))
         drawn.append(architecture_of_rank(space, composition_of_depth(space.depths, depth, rank), options))
     return drawn
 
@@ -200,26 +208,22 @@ def _depths(space: Space, bins: Bins, index: int) -> list[int]:
 
 
 def _count_of_depth(space: Space, depth: int) -> int:
-    one = composition_of_depth(space.depths, depth, 0)
-    return ways(space.depths, depth) * count_in_composition(space, one)
+    return ways(space.depths, depth) * count_in_composition(space, depth)
 
 
-def _rank_of_depth(space: Space, architecture: Architecture) -> int:
-    composition = tuple(len(blocks) for blocks in architecture.units)
-    rank = rank_in_depth(space.depths, composition)
-    return rank * count_in_composition(space, composition) + rank_of_architecture(space, architecture)
+def _rank_in_depth(space: Space, architecture: Architecture) -> int:
+    rank = rank_in_depth(space.depths, composition_of(architecture))
+    return rank * count_in_composition(space, architecture.depth) + rank_of_architecture(space, architecture)
 
 
-def _composition(space: Space, number: int) -> Composition:
-    composition = []
-    for depths in space.depths:
-        number, index = divmod(number, len(depths))
-        composition.append(depths[index])
-    return tuple(composition)
+def _rank_in_space(space: Space, architecture: Architecture) -> tuple[int, int]:
+    number = rank_of_composition(space.depths, composition_of(architecture))
+    return number, rank_of_architecture(space, architecture)
 
 
-def _number(space: Space, architecture: Architecture) -> int:
-    number = 0
-    for depths, blocks in zip(reversed(space.depths), reversed(architecture.units), strict=True):
-        number = number * len(depths) + depths.index(len(blocks))
-    return number
+def _different(space: Space, architectures: Iterable[Architecture]) -> set[Architecture]:
+    different = set(architectures)
+    for architecture in different:
+        if architecture.space != space.name:
+            raise InputError(f"an architecture of space {shown(architecture.space)}, expected {space.name!r}")
+    return different

@@ -6,14 +6,17 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 from esm_onnx.architectures.architecture import Architecture, Option, Options
-from esm_onnx.errors import InputError
+from esm_onnx.errors import InputError, shown
+
+MOST_COMBINATIONS = 10_000
+"""Beyond this, nobody wants them listed: neither memory nor data suffice for a column each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,29 @@ class Space:
 
     @cached_property
     def combinations(self) -> tuple[Options, ...]:
-        """Every choice of one option for each feature of a block; the last feature varies fastest."""
-        return _choices(self.features)
+        """Every choice of one option for each feature of a block; the last feature varies fastest.
+
+        Raises:
+            InputError: there are more than 10,000.
+        """
+        count = choices(self.features)
+        if count > MOST_COMBINATIONS:
+            raise InputError(
+                f"a block of space {self.name!r} has {count} combinations of options, expected at most "
+                f"{MOST_COMBINATIONS} where each is counted: take fewer features, or count options instead"
+            )
+        places = itertools.product(*(range(len(feature.options)) for feature in self.features))
+        return tuple(self.block_of(indices) for indices in places)
+
+    def block_of(self, indices: tuple[int, ...]) -> Options:
+        """The options of a block by their places in `features`: one object, however many architectures hold it."""
+        if indices not in self._blocks:
+            self._blocks[indices] = select(self.features, indices)
+        return self._blocks[indices]
+
+    @cached_property
+    def _blocks(self) -> dict[tuple[int, ...], Options]:
+        return {}
 
     @cached_property
     def slots(self) -> tuple[int, ...]:
@@ -93,10 +117,13 @@ class Space:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ where a genome would mean something else."""
-        return hashlib.sha256(json.dumps(self.table(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.table()).encode()).hexdigest()[:16]
 
     def table(self, *, export: bool = False) -> dict[str, Any]:
-        """The space as JSON data, in the layout of a TOML space; `export` adds how it is written."""
+        """The space as JSON data, in the layout of a TOML space; `export` adds how it is written.
+
+        The order of the features is the order in the genome: keep it when writing the table down.
+        """
         table: dict[str, Any] = {
             "name": self.name,
             "units": len(self.depths),
@@ -117,7 +144,7 @@ class Space:
             InputError: it does not; the message names the place, the value and what is allowed there.
         """
         if architecture.space != self.name:
-            raise InputError(f"the architecture belongs to space {architecture.space!r}, expected {self.name!r}")
+            raise InputError(f"the architecture belongs to space {shown(architecture.space)}, expected {self.name!r}")
         _check_options(architecture.network, self.network, "network")
         if len(architecture.units) != len(self.depths):
             raise InputError(f"{len(architecture.units)} units, expected {len(self.depths)} in space {self.name!r}")
@@ -128,10 +155,10 @@ class Space:
                 _check_options(block, self.features, f"unit {u}, block {j}")
                 for feature in self.unit:
                     if block[feature.name] != blocks[0][feature.name]:
-                        value, first = plain(block[feature.name]), plain(blocks[0][feature.name])
+                        value, first = block[feature.name], blocks[0][feature.name]
                         raise InputError(
-                            f"unit {u}, block {j}: {feature.name} is {value!r}, expected {first!r} as in block 1: "
-                            f"all blocks of a unit share it"
+                            f"unit {u}, block {j}: {feature.name} is {shown(plain(value))}, expected {first} as in "
+                            f"block 1: all blocks of a unit share it"
                         )
         return architecture
 
@@ -151,12 +178,9 @@ def listed(options: tuple[Option, ...]) -> str:
     return ", ".join(str(option) for option in options)
 
 
-def _choices(features: tuple[Feature, ...]) -> tuple[Options, ...]:
-    names = [feature.name for feature in features]
-    return tuple(
-        Options(dict(zip(names, values, strict=True)))
-        for values in itertools.product(*(feature.options for feature in features))
-    )
+def select(features: tuple[Feature, ...], indices: Sequence[int]) -> Options:
+    """The option of each feature that stands at the place `indices` gives."""
+    return Options({feature.name: feature.options[i] for feature, i in zip(features, indices, strict=True)})
 
 
 def _check_options(options: Options, features: tuple[Feature, ...], place: str) -> None:
@@ -165,8 +189,9 @@ def _check_options(options: Options, features: tuple[Feature, ...], place: str) 
             raise InputError(f"{place}: no {feature.name!r}, expected one of {listed(feature.options)}")
         value = options[feature.name]
         if isinstance(value, bool) or value not in feature.options:
-            raise InputError(f"{place}: {feature.name} is {plain(value)!r}, expected one of {listed(feature.options)}")
+            got = shown(plain(value))
+            raise InputError(f"{place}: {feature.name} is {got}, expected one of {listed(feature.options)}")
     for name in options:
         if name not in {feature.name for feature in features}:
             known = listed(tuple(feature.name for feature in features)) or "none"
-            raise InputError(f"{place}: unknown feature {name!r}, expected {known}")
+            raise InputError(f"{place}: unknown feature {shown(name)}, expected {known}")

@@ -16,18 +16,23 @@ widths = [16, 24, 40, 80, 112, 192, 320]
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
-from esm_onnx.architectures.notation import RESERVED, read_text, to_option
+from esm_onnx.architectures.architecture import Option
+from esm_onnx.architectures.notation import RESERVED, read_text, reason, to_option
 from esm_onnx.architectures.space import Export, Feature, Space
-from esm_onnx.errors import InputError
+from esm_onnx.errors import InputError, shown
 
 GREATEST_DEPTH = 1000
 PARTS = ("block", "unit", "network")
 KEYS = ("name", "units", "depth", *PARTS, "export")
+
+Place = tuple[str, ...]
+"""Where a value stands: `("depth",)`, `("block", "kernel")`; empty for the whole table."""
 
 
 def read_space(path: Path | str) -> Space:
@@ -39,114 +44,172 @@ def read_space(path: Path | str) -> Space:
     text = read_text(path)
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         found = re.search(r"line (\d+)", str(error))
-        raise InputError(f"not TOML: {error}", file=path, line=int(found[1]) if found else None) from None
+        last = text.rstrip().count("\n") + 1 if "end of document" in str(error) else None
+        raise InputError(
+            f"not TOML ({reason(error)}), expected name, units, depth and tables of features",
+            file=path,
+            line=int(found[1]) if found else last,
+        ) from None
     try:
         return space_from_table(data)
     except _MisfitError as misfit:
         raise InputError(misfit.message, file=path, line=_line(text, misfit.place)) from None
 
 
-def space_from_table(data: dict[str, Any]) -> Space:
+def space_from_table(data: object) -> Space:
     """A space from the data of a TOML file, or from `Space.table(export=True)`.
 
     Raises:
         InputError: a key is missing or unknown, or a value impossible.
     """
+    if not isinstance(data, dict):
+        raise _MisfitError(f"the space is {shown(data)}, expected a table")
     for key in data:
         if key not in KEYS:
-            raise _MisfitError(f"unknown key {key!r}, expected one of {', '.join(KEYS)}", key)
+            raise _MisfitError(f"unknown key {shown(key)}, expected one of {', '.join(KEYS)}", key)
     for key in ("name", "units", "depth"):
         if key not in data:
-            raise _MisfitError(f"no {key!r}, expected name, units and depth", "")
-    name, units = data["name"], data["units"]
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]{1,80}", name):
-        raise _MisfitError(f"name is {name!r}, expected letters, digits, '.', '_', '+' or '-'", "name")
-    if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= GREATEST_DEPTH:
-        raise _MisfitError(f"units is {units!r}, expected a whole number from 1 to {GREATEST_DEPTH}", "units")
+            raise _MisfitError(f"no {key!r}, expected name, units and depth")
     parts = {part: _features(data.get(part, {}), part) for part in PARTS}
-    names = [feature.name for features in parts.values() for feature in features]
-    for twice in {n for n in names if names.count(n) > 1}:
-        raise _MisfitError(f"feature {twice!r} stands in two tables, expected it in one of {', '.join(PARTS)}", twice)
-    if not parts["block"] and not parts["unit"]:
-        raise _MisfitError("neither [block] nor [unit] has a feature, expected at least one", "")
-    return Space(name, _depths(data["depth"], units), **parts, export=_export(data.get("export")))
+    _check_names(parts)
+    depths = _depths(data["depth"], _units(data["units"]))
+    return Space(_name(data["name"]), depths, **parts, export=_export(data.get("export")))
 
 
 class _MisfitError(InputError):
-    """An InputError that knows in which key of the table it stands: `place` is "key" or "table.key"."""
+    """An InputError that knows where in the table it stands."""
 
-    def __init__(self, message: str, place: str) -> None:
+    def __init__(self, message: str, *place: str) -> None:
         super().__init__(message)
-        self.place = place
+        self.place: Place = place
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\w[\w.+-]{0,79}", value):
+        raise _MisfitError(
+            f"name is {shown(value)}, expected a letter or digit, then letters, digits, '.', '_', '+' or '-'", "name"
+        )
+    return value
+
+
+def _units(value: object) -> int:
+    if not _is_count(value):
+        raise _MisfitError(f"units is {shown(value)}, expected a whole number from 1 to {GREATEST_DEPTH}", "units")
+    return value
 
 
 def _depths(value: object, units: int) -> tuple[tuple[int, ...], ...]:
     if not isinstance(value, list) or not value:
         raise _MisfitError(
-            f"depth is {value!r}, expected a list of numbers of blocks, or one list for each unit", "depth"
+            f"depth is {shown(value)}, expected a list of numbers of blocks, or one list for each unit", "depth"
         )
     lists = value if isinstance(value[0], list) else [value] * units
     if len(lists) != units:
         raise _MisfitError(f"depth has {len(lists)} lists, expected one for each of the {units} units", "depth")
-    return tuple(_unit_depths(depths) for depths in lists)
+    depths = tuple(_unit_depths(allowed) for allowed in lists)
+    greatest = sum(max(allowed) for allowed in depths)
+    if greatest > GREATEST_DEPTH:
+        raise _MisfitError(f"depth allows {greatest} blocks in all, expected at most {GREATEST_DEPTH}", "depth")
+    return depths
 
 
 def _unit_depths(depths: object) -> tuple[int, ...]:
     if not isinstance(depths, list) or not depths:
-        raise _MisfitError(f"depth has {depths!r}, expected a list of numbers of blocks", "depth")
+        raise _MisfitError(f"depth has {shown(depths)}, expected a list of numbers of blocks", "depth")
     for depth in depths:
-        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= GREATEST_DEPTH:
-            raise _MisfitError(f"depth has {depth!r}, expected whole numbers from 1 to {GREATEST_DEPTH}", "depth")
+        if not _is_count(depth):
+            raise _MisfitError(f"depth has {shown(depth)}, expected whole numbers from 1 to {GREATEST_DEPTH}", "depth")
     if len(set(depths)) < len(depths):
-        raise _MisfitError(f"depth {depths!r} names a number twice", "depth")
+        raise _MisfitError(f"depth has {shown(depths)}, expected each number once", "depth")
     return tuple(sorted(depths))
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= GREATEST_DEPTH
 
 
 def _features(table: object, part: str) -> tuple[Feature, ...]:
     if not isinstance(table, dict):
-        raise _MisfitError(f"{part} is {table!r}, expected a table of features", part)
+        raise _MisfitError(f"{part} is {shown(table)}, expected a table of features", part)
     return tuple(_feature(name, options, part) for name, options in table.items())
 
 
 def _feature(name: str, values: object, part: str) -> Feature:
-    place = f"{part}.{name}"
+    if not re.fullmatch(r"\w[\w+-]{0,79}", name):
+        raise _MisfitError(f"feature {shown(name)}, expected letters, digits, '_', '+' or '-' in its name", part, name)
     if name in RESERVED:
-        raise _MisfitError(f"a feature may not be called {name!r}: the word has a meaning in an architecture", place)
+        raise _MisfitError(f"feature {name!r}, expected another name: this one has a meaning already", part, name)
     if not isinstance(values, list) or not values:
-        raise _MisfitError(f"{name} is {values!r}, expected a list of options", place)
-    options = []
+        raise _MisfitError(f"{name} is {shown(values)}, expected a list of options", part, name)
+    options: list[Option] = []
     for value in values:
         option = to_option(value)
         if option is None:
-            raise _MisfitError(f"{name} has {value!r}, expected numbers, fractions like '2/3', or names", place)
+            raise _MisfitError(
+                f"{name} has {shown(value)}, expected numbers, fractions like '2/3', or names", part, name
+            )
+        if option in options:
+            raise _MisfitError(f"{name} has {shown(value)} twice, expected each option once", part, name)
         options.append(option)
-    if len(set(options)) < len(options):
-        raise _MisfitError(f"{name} = {values!r} names an option twice", place)
     if len({isinstance(option, str) for option in options}) > 1:
-        raise _MisfitError(f"{name} = {values!r} mixes numbers and names", place)
+        raise _MisfitError(f"{name} is {shown(values)}, expected all numbers or all names", part, name)
     return Feature(name, tuple(options))
+
+
+def _check_names(parts: dict[str, tuple[Feature, ...]]) -> None:
+    stands_in: dict[str, str] = {}
+    for part, features in parts.items():
+        for feature in features:
+            first = stands_in.setdefault(feature.name, part)
+            if first != part:
+                raise _MisfitError(
+                    f"feature {feature.name!r} stands in [{first}] and [{part}], expected it in one", part, feature.name
+                )
+    if not parts["block"] and not parts["unit"]:
+        raise _MisfitError("neither [block] nor [unit] has a feature, expected at least one")
 
 
 def _export(table: object) -> Export | None:
     if table is None:
         return None
-    if not isinstance(table, dict) or not isinstance(table.get("writer"), str):
-        raise _MisfitError('[export] needs writer = "…": one of ours, an entry point, or "module:function"', "export")
-    return Export(table["writer"], {key: value for key, value in table.items() if key != "writer"})
+    if not isinstance(table, dict) or "writer" not in table:
+        raise _MisfitError('[export] has no writer, expected writer = "…"', "export")
+    writer = table["writer"]
+    if not isinstance(writer, str) or not writer:
+        raise _MisfitError(
+            f'writer is {shown(writer)}, expected one of ours, an entry point, or "module:function"', "export", "writer"
+        )
+    settings = {key: value for key, value in table.items() if key != "writer"}
+    for key, value in settings.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise _MisfitError(
+                f"{key} is {shown(value)}, expected numbers, texts, and lists or tables of them", "export", key
+            ) from None
+    return Export(writer, settings)
 
 
-def _line(text: str, place: str) -> int | None:
-    """The line on which a key, or the key of a table, is set; None where it is not found."""
-    *table, key = place.split(".")
-    inside = not table
+def _line(text: str, place: Place) -> int | None:
+    """The line on which the value at a place is set; else the line of its table; None where neither is found."""
+    lines: dict[Place, int] = {}
+    table: Place = ()
     for number, line in enumerate(text.split("\n"), 1):
-        header = re.match(r"\s*\[\s*([\w.\"'-]+)\s*\]", line)
-        if header:
-            inside = bool(table) and header[1] == table[0]
-            if not table and header[1] == key:
-                return number
-        elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            return number
-    return None
+        header = re.fullmatch(r"\s*\[{1,2}([\w\s.\"'+-]+)\]{1,2}\s*(?:#.*)?", line)
+        key = re.match(r"([\w\s.\"'+-]+)=", line)
+        if header and re.search(r"[^\W\d]", header[1]):  # [2] is a row of an array
+            found = table = _key(header[1])
+        elif key:
+            found = table + _key(key[1])
+        else:
+            continue
+        for length in range(1, len(found) + 1):
+            lines.setdefault(found[:length], number)
+    places = [place[:length] for length in range(len(place), 0, -1)]
+    return next((lines[place] for place in places if place in lines), None)
+
+
+def _key(text: str) -> Place:
+    return tuple(part.strip().strip("\"'") for part in text.split("."))

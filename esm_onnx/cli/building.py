@@ -35,7 +35,9 @@ loop_options = together(
     click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="balanced", help="How to draw."),
     click.option("--initial", type=click.IntRange(min=1), default=300, help="N_I, the first architectures."),
     click.option("--step", type=click.IntRange(min=1), default=100, help="N_Step, those of each further round."),
-    click.option("--w-below", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."),
+    click.option(
+        "--w-below", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."
+    ),
     click.option("--w-above", type=click.FloatRange(min=0), default=0.25, help="w2, weight of the other bins."),
     click.option("--threshold", type=SHARE, default="95%", help="Acc_TH, the accuracy to reach."),
     click.option("--by-bin/--overall", default=True, help="Must every bin reach it, or the mean over all?"),

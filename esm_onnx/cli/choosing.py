@@ -69,9 +69,7 @@ def sample(
 ) -> None:
     """Draw different architectures, seeded."""
     excluded = read_architectures(exclude, space) if exclude else []
-    drawn = draw(
-        space, count, strategy=strategy, rng=Random(seed), bins=divide(space, bins), exclude=excluded
-    )
+    drawn = draw(space, count, strategy=strategy, rng=Random(seed), bins=divide(space, bins), exclude=excluded)
     write_lines((to_json(space, architecture) for architecture in drawn), out)
 
 

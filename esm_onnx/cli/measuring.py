@@ -8,8 +8,15 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space, read_architectures
-from esm_onnx.cli.options import FILE, cache_folder, json_option, measuring_options, seed_option, space_option
-from esm_onnx.cli.options import store_option
+from esm_onnx.cli.options import (
+    FILE,
+    cache_folder,
+    json_option,
+    measuring_options,
+    seed_option,
+    space_option,
+    store_option,
+)
 from esm_onnx.cli.printing import FEW, print_json, print_table, progress_bar
 from esm_onnx.errors import WorkError
 from esm_onnx.export import ExportSettings

@@ -91,8 +91,12 @@ measuring_options = together(
     click.option("--reference-every", type=click.IntRange(min=1), default=20, help="Subjects between their rounds."),
     click.option("--session-size", type=click.IntRange(min=1), default=100, help="Subjects of a session at most."),
     click.option("--tolerance", type=SHARE, default="3%", help="Relative standard deviation allowed to a reference."),
-    click.option("--attempts", type=click.IntRange(min=1), default=3, help="Rejected sessions in a row before giving up."),
-    click.option("--deadline", type=click.FloatRange(min=0, min_open=True), default=300.0, help="Seconds for a subnet."),
+    click.option(
+        "--attempts", type=click.IntRange(min=1), default=3, help="Rejected sessions in a row before giving up."
+    ),
+    click.option(
+        "--deadline", type=click.FloatRange(min=0, min_open=True), default=300.0, help="Seconds for a subnet."
+    ),
     click.option("--folder", type=FILE, help="Where subnets and weights are written.  [default: the user's cache]"),
 )
 """What decides how `profile` and `build` measure."""

@@ -40,9 +40,7 @@ target_option = click.option("--target", help="Name of the target, or the beginn
 @seed_option()
 @click.option("--out", type=FILE, required=True, help="The predictor, usually predictor.onnx.")
 @json_option()
-def train(
-    store_path: Path, space: Space | None, target: str | None, out: Path, as_json: bool, **settings: Any
-) -> None:
+def train(store_path: Path, space: Space | None, target: str | None, out: Path, as_json: bool, **settings: Any) -> None:
     """Train a predictor on a store and write it as ONNX."""
     from esm_onnx.prediction.predictor_onnx import write_predictor
     from esm_onnx.prediction.training import TrainSettings
@@ -78,9 +76,7 @@ def evaluate(
         content = choose(store, space=loaded.space, target=target)
         dataset = assemble(store, content.space, content.target)
     latency, _, _ = loaded.predict(dataset.genomes)
-    evaluation = compare(
-        latency, dataset.latency_ms, dataset.depths, divide(loaded.space, bins), dataset.noise_floor
-    )
+    evaluation = compare(latency, dataset.latency_ms, dataset.depths, divide(loaded.space, bins), dataset.noise_floor)
     seen = loaded.metadata["dataset"] == dataset.digest
     if seen:
         click.echo("note: the predictor was trained on these measurements; others would tell more", err=True)
@@ -107,7 +103,10 @@ def predict(predictor: Path, architectures: Path, out: Path | None) -> None:
     names = ("latency_ms", "lower_ms", "upper_ms")
     values = zip(*(column.tolist() for column in rows), strict=True)
     write_lines(
-        ({name: value if np.isfinite(value) else None for name, value in zip(names, row, strict=True)} for row in values),
+        (
+            {name: value if np.isfinite(value) else None for name, value in zip(names, row, strict=True)}
+            for row in values
+        ),
         out,
     )
 

@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def _apply(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+def _apply(context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
     if name is not None:
         context.default_map = {**(context.default_map or {}), **PRESETS[name]}
     return name

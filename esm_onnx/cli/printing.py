@@ -29,12 +29,14 @@ def write_lines(values: Iterable[Any], out: Path | None) -> int:
     """JSON Lines into a file, all or nothing, or on standard output; gives their number."""
     count = 0
     if out is None or str(out) == "-":
-        for count, value in enumerate(values, 1):
+        for value in values:
             print_json(value)
+            count += 1
         return count
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for count, value in enumerate(values, 1):
+        for value in values:
             file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
     return count
 
 
@@ -72,11 +74,11 @@ def progress_bar(what: str) -> Iterator[Callable[[Progress], None]]:
             failed = f", {progress.failed} failed" if progress.failed else ""
             bar.update(task, total=progress.total, completed=progress.done, description=what + failed)
             if progress.message:
-                (bar.console.print if console.is_terminal else click_echo_err)(progress.message)
+                (bar.console.print if console.is_terminal else _echo_err)(progress.message)
 
         yield report
 
 
-def click_echo_err(message: str) -> None:
+def _echo_err(message: str) -> None:
     """One line on standard error."""
     click.echo(message, err=True)

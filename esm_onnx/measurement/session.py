@@ -23,7 +23,7 @@ from esm_onnx.measurement.quality import Quality, judge
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
 from esm_onnx.measurement.store import ACCEPTED, REJECTED, Store
-from esm_onnx.measurement.target import Target
+from esm_onnx.measurement.target import Fact, Target
 from esm_onnx.measurement.worker import Lost, Worker
 
 GREATEST_FAILURES = 2
@@ -80,7 +80,7 @@ class Profiler:
         export: ExportSettings | None = None,
         protocol: Protocol | None = None,
         name: str | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.space, self.store, self.folder = space, store, folder
@@ -88,10 +88,12 @@ class Profiler:
         self.export = export or ExportSettings()
         self.protocol = protocol or Protocol()
         self._report, self._clock = report, clock
-        facts = export_facts(space, self.export)  # wrong settings are told before a process is started
+        facts: dict[str, Fact] = {
+            **export_facts(space, self.export)
+        }  # wrong settings are told before a process is started
         runtime = find_runtime(runtime).name
         self.worker = Worker(runtime, self.settings)
-        facts |= {"runtime": runtime, **self.worker.facts, "precision": self.settings.precision}
+        facts |= {"runtime": runtime, **self.worker.facts}
         self.target = Target(name or f"{runtime} {facts['device']}", facts)
         self.references = draw_references(space, self.protocol)
 
@@ -99,7 +101,7 @@ class Profiler:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.worker.__exit__(None, None, None)
+        self.worker.close()
 
     def profile(self, architectures: Iterable[Architecture]) -> Outcome:
         """Measures what the store does not hold yet.

@@ -1,6 +1,6 @@
-"""All records, in one SQLite file with a write-ahead log. Every run of every measurement is kept; statistics are derived.
+"""All records, in one SQLite file with a write-ahead log.
 
-A record is on disk when `append` returns. Sessions are `open` while they are measured, then `accepted` or `rejected`;
+Every run of every measurement is kept; statistics are derived. A record is on disk when `append` returns. Sessions are `open` while they are measured, then `accepted` or `rejected`;
 datasets are taken from accepted ones.
 """
 
@@ -87,10 +87,15 @@ class Store:
         if not create and not self.path.is_file():
             raise InputError("no such store: measure one with `esm-onnx profile`, or `data import`", file=path)
         try:
-            # each statement outside `with self._db` commits by itself
             self._db = sqlite3.connect(self.path, timeout=30)
-            self._prepare()
         except sqlite3.Error as error:
+            raise InputError(f"cannot be used as a store: {error}", file=path) from None
+        try:
+            self._prepare()
+        except (sqlite3.Error, InputError) as error:
+            self._db.close()
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"cannot be used as a store: {error}", file=path) from None
 
     def __enter__(self) -> Store:
@@ -139,10 +144,10 @@ class Store:
             if known:
                 return 0
             session = self._insert_session(space, target, provenance, ACCEPTED)
-            count = 0
-            for count, measurement in enumerate(measurements, 1):
+            added = list(measurements)
+            for measurement in added:
                 self._insert(session, space, measurement)
-            return count
+            return len(added)
 
     def measurements(
         self, space: Space, target: Target | None = None, *, session: int | None = None
@@ -233,7 +238,7 @@ class Store:
     def _insert_session(self, space: Space, target: Target, provenance: Mapping[str, Any], status: str) -> int:
         self._db.execute(
             "INSERT INTO spaces (fingerprint, definition) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (space.fingerprint, _dumps(space.table(export=True))),
+            (space.fingerprint, json.dumps(space.table(export=True))),  # the order of features is the genome's
         )
         self._db.execute(
             "INSERT INTO targets (digest, name, facts) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -43,15 +44,23 @@ class Worker:
     def __init__(self, runtime: str, settings: RuntimeSettings) -> None:
         self._command = [runtime, json.dumps(asdict(settings))]
         self._job = 0
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed by close()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection | None = None
-        self.facts: Mapping[str, Fact] = self._start()
+        try:
+            self.facts: Mapping[str, Fact] = self._start()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process and everything it started."""
         self._stop()
         self._log.close()
 
@@ -106,15 +115,12 @@ class Worker:
         return reply
 
     def _stop(self) -> None:
-        """Ends the process and everything it started."""
         if self._process is None:
             return
         if self._channel is not None:
             self._channel.close()
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._process = self._channel = None
 

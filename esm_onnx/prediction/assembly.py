@@ -46,9 +46,7 @@ def choose(store: Store, *, space: Space | None = None, target: str | None = Non
     )
 
 
-def assemble(
-    store: Store, space: Space, target: Target, *, only: Collection[Architecture] | None = None
-) -> Dataset:
+def assemble(store: Store, space: Space, target: Target, *, only: Collection[Architecture] | None = None) -> Dataset:
     """The dataset of a space on a target: one row for each architecture, the mean of its accepted measurements in ms.
 
     Args:

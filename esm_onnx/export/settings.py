@@ -1,0 +1,48 @@
+"""How subnets are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from esm_onnx.errors import InputError
+
+EXPORT_VERSION = 1
+"""Raised when the same architecture and settings give another graph: latencies from before do not mix with new ones."""
+
+LEAST_OPSET = 14
+"""The first with HardSwish."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What an ONNX file is written with.
+
+    Attributes:
+        batch: images of one inference; the input's shape is static.
+        opset: version of the operator set `ai.onnx`, from 14 to the newest that the installed onnx knows.
+        precision: number format of weights and activations; "fp32".
+        embed_weights: weights stand inside the file, not in the pool beside it.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    batch: int = 1
+    opset: int = 17
+    precision: str = "fp32"
+    embed_weights: bool = False
+
+    def __post_init__(self) -> None:
+        newest = onnx.defs.onnx_opset_version()
+        if not _is_whole(self.batch) or self.batch < 1:
+            raise InputError(f"batch is {self.batch!r}, expected a whole number from 1")
+        if not _is_whole(self.opset) or not LEAST_OPSET <= self.opset <= newest:
+            raise InputError(f"opset is {self.opset!r}, expected {LEAST_OPSET} to {newest}, the newest that onnx knows")
+        if self.precision != "fp32":
+            raise InputError(f"precision is {self.precision!r}, expected 'fp32', the only one that is written")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

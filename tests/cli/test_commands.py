@@ -1,0 +1,258 @@
+"""The command line as a user types it: the calls of the README, and wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from esm_onnx.architectures import find_space
+from esm_onnx.measurement.store import Store
+from esm_onnx.testing import TINY_TABLE
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+TINY_TOML = """
+name = "tiny"
+units = 2
+depth = [1, 2, 3, 4]
+[block]
+kernel = [3, 5]
+expansion = ["1/2", 1]
+[export]
+writer = "mobilenetv3"
+widths = [8, 16]
+ratio = 4
+stem = 8
+head = [32, 32]
+classes = 10
+resolution = 32
+"""
+QUICK = ["--runs", "10", "--warmup", "1", "--references", "2"]
+
+
+@pytest.fixture
+def esm(tmp_path: Path) -> Run:
+    """Runs `esm-onnx` in a folder of its own with a cache of its own."""
+
+    def run(*arguments: object, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from esm_onnx.cli import main; main()", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            input=stdin,
+            capture_output=True,
+            text=True,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    (tmp_path / "tiny.toml").write_text(TINY_TOML)
+    return run
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of the error."""
+    (line,) = [line for line in done.stderr.splitlines() if line.lower().startswith("error: ")]
+    return line
+
+
+def test_the_toml_above_is_the_tiny_space(esm: Run, tmp_path: Path) -> None:
+    assert find_space(str(tmp_path / "tiny.toml")).table(export=True)["export"] == TINY_TABLE["export"]
+
+
+def test_the_line_from_sampling_to_prediction(esm: Run, tmp_path: Path) -> None:
+    esm("sample", "--space", "tiny.toml", "--strategy", "balanced", "--count", 60, "--seed", 0, "--out", "a.jsonl")
+    architectures = lines(tmp_path / "a.jsonl")
+    assert len(architectures) == 60
+
+    genomes = [json.loads(line) for line in esm("genome", "--space", "tiny.toml", "a.jsonl").stdout.splitlines()]
+    decoded = esm("genome", "--space", "tiny.toml", "--decode", "-", stdin="\n".join(map(str, genomes))).stdout
+    assert [json.loads(line) for line in decoded.splitlines()] == architectures
+
+    esm("export", "--space", "tiny.toml", "--architectures", "a.jsonl", "--out", "subnets/")
+    index = lines(tmp_path / "subnets" / "subnets.jsonl")
+    assert [line["architecture"] for line in index] == architectures
+    assert all((tmp_path / "subnets" / str(line["file"])).is_file() for line in index)
+
+    measuring = ["--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", "--store", "esm.db", *QUICK]
+    outcome = json.loads(esm("profile", *measuring, "--json").stdout)
+    assert (outcome["measured"], outcome["already_measured"], outcome["failures"]) == (60, 0, [])
+    assert json.loads(esm("profile", *measuring, "--json").stdout)["already_measured"] == 60
+
+    trained = json.loads(esm("train", "--store", "esm.db", "--encoding", "fcc", "--out", "p.onnx", "--json").stdout)
+    assert trained["measurements"] == 60
+    assert trained["overall"]["accuracy"] > 80
+    evaluated = json.loads(esm("evaluate", "p.onnx", "--store", "esm.db", "--json").stdout)
+    assert evaluated["trained_on_these"] is True
+    assert "accuracy" in esm("evaluate", "p.onnx", "--store", "esm.db").stdout
+    esm("evaluate", "p.onnx", "--store", "esm.db", "--threshold", "99.999%", code=3)
+
+    predicted = [json.loads(line) for line in esm("predict", "p.onnx", "a.jsonl").stdout.splitlines()]
+    session = onnxruntime.InferenceSession(tmp_path / "p.onnx")
+    names = ["latency_ms", "lower_ms", "upper_ms"]
+    columns = session.run(names, {"genome": np.array(genomes, np.int64)})
+    for name, column in zip(names, columns, strict=True):
+        np.testing.assert_allclose([row[name] for row in predicted], column, rtol=1e-5)
+
+
+def test_profile_really_runs_on_this_cpu(esm: Run, tmp_path: Path) -> None:
+    esm("sample", "--space", "tiny.toml", "--count", 3, "--out", "a.jsonl")
+    asked = ["--space", "tiny.toml", "--architectures", "a.jsonl", "--tolerance", "900%", *QUICK]
+    outcome = json.loads(esm("profile", "--runtime", "cpu", "--json", *asked).stdout)
+    assert outcome["measured"] == 3
+    assert outcome["facts"]["onnxruntime"] == onnxruntime.__version__
+    with Store(tmp_path / "esm.db") as store:
+        (content,) = store.contents()
+        assert all(m.latency_ms > 0 for m in store.measurements(content.space, content.target))
+
+
+def test_data_goes_out_and_comes_in(esm: Run, tmp_path: Path) -> None:
+    drawn = esm("sample", "--space", "mobilenetv3", "--count", 40).stdout.splitlines()
+    rows = [{"architecture": json.loads(a), "latency_ms": 1 + 0.1 * i} for i, a in enumerate(drawn)]
+    (tmp_path / "measured.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    esm("data", "import", "measured.jsonl", "--space", "mobilenetv3", "--target", "a100", "--store", "esm.db")
+    esm("data", "export", "--store", "esm.db", "--out", "out.jsonl")
+    exported = lines(tmp_path / "out.jsonl")
+    assert [{k: line[k] for k in ("architecture", "latency_ms")} for line in exported] == rows
+    assert {line["target"] for line in exported} == {"a100"}
+    (listed,) = json.loads(esm("data", "list", "--store", "esm.db", "--json").stdout)
+    assert (listed["space"], listed["target"], listed["measurements"]) == ("mobilenetv3", "a100", 40)
+    esm("train", "--store", "esm.db", "--out", "p.onnx")
+
+
+BUILD = ["build", "--space", "tiny.toml", "--runtime", "dry", "--device", "cpu", *QUICK]
+LOOP = ["--initial", 30, "--step", 10, "--evaluation", 15, "--out", "p.onnx", "--store", "esm.db"]
+
+
+def test_build_reaches_its_threshold(esm: Run, tmp_path: Path) -> None:
+    built = json.loads(esm(*BUILD, *LOOP, "--threshold", "0.8", "--json").stdout)
+    assert built["reached"] is True
+    assert built["overall"]["accuracy"] > 80
+    onnxruntime.InferenceSession(tmp_path / "p.onnx")
+
+
+def test_build_ends_with_3_and_its_best_predictor_when_the_budget_is_spent(esm: Run, tmp_path: Path) -> None:
+    done = esm(*BUILD, *LOOP, "--threshold", "99.99%", "--max-measurements", 60, "--json", code=3)
+    built = json.loads(done.stdout)
+    assert built["reached"] is False
+    assert [turn["measurements"] for turn in built["rounds"]][-1] == 60
+    assert "--max-measurements" in error_of(done)
+    best = max(built["rounds"], key=lambda turn: min(bin["accuracy"] for bin in turn["bins"]))
+    assert built["bins"] == best["bins"]
+    onnxruntime.InferenceSession(tmp_path / "p.onnx")
+
+
+def test_build_goes_on_where_it_was(esm: Run, tmp_path: Path) -> None:
+    short = [*BUILD, *LOOP, "--threshold", "99.99%", "--json", "--max-measurements"]
+    first = json.loads(esm(*short, 60, code=3).stdout)
+    with Store(tmp_path / "esm.db") as store:
+        before = store.contents()[0].measurements
+    second = json.loads(esm(*short, 80, code=3).stdout)
+    with Store(tmp_path / "esm.db") as store:
+        after = store.contents()[0].measurements
+    assert (before, after) == (60, 80)
+    assert second["rounds"][: len(first["rounds"]) - 1] == first["rounds"][:-1]
+
+
+def test_lists(esm: Run) -> None:
+    assert {space["name"] for space in json.loads(esm("spaces", "--json").stdout)} == {
+        "resnet",
+        "mobilenetv3",
+        "densenet",
+    }
+    assert "8.38e+26" in esm("spaces").stdout
+    assert {"name": "ort-cpu", "aliases": ["cpu"], "problem": None} in json.loads(esm("runtimes", "--json").stdout)
+    assert "ort-cpu" in esm("runtimes").stdout
+
+
+def test_a_preset_sets_defaults_that_options_override(esm: Run) -> None:
+    for preset, more, rows in ((["--preset", "paper"], [], 300), (["--preset", "paper"], ["--initial", 20], 20)):
+        arguments = [*BUILD, *preset, *more, "--space", "mobilenetv3", "--threshold", "0.01", "--evaluation", 10]
+        built = json.loads(esm(*arguments, "--runs", 2, "--out", "p.onnx", "--json").stdout)
+        assert built["rounds"][0]["rows"] == rows
+
+
+BAD_ARCHITECTURES = {
+    "torn": ('{"space": "tiny", "uni', "a.jsonl:2: not JSON"),
+    "another space": ('{"space": "resnet", "units": []}', "a.jsonl:2: .*'resnet', expected 'tiny'"),
+    "no space": ('{"units": []}', "a.jsonl:2: .*'space'"),
+    "no units": ('{"space": "tiny"}', "a.jsonl:2: .*'units'"),
+    "too few units": ('{"space": "tiny", "units": [[{"kernel": 3, "expansion": 1}]]}', "a.jsonl:2: .*1 units?"),
+    "unknown option": (
+        '{"space": "tiny", "units": [[{"kernel": 4, "expansion": 1}], [{"kernel": 3, "expansion": 1}]]}',
+        "a.jsonl:2: .*kernel.*4.*3, 5",
+    ),
+    "missing feature": (
+        '{"space": "tiny", "units": [[{"kernel": 3}], [{"kernel": 3, "expansion": 1}]]}',
+        "a.jsonl:2: .*expansion",
+    ),
+    "no object": ("7", "a.jsonl:2: "),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARCHITECTURES)
+@pytest.mark.parametrize("command", ["genome", "export", "profile"])
+def test_bad_architectures_are_named(esm: Run, tmp_path: Path, command: str, case: str) -> None:
+    bad, message = BAD_ARCHITECTURES[case]
+    good = esm("sample", "--space", "tiny.toml", "--count", 1).stdout
+    (tmp_path / "a.jsonl").write_text(good + bad + "\n")
+    arguments = {
+        "genome": ["genome", "--space", "tiny.toml", "a.jsonl"],
+        "export": ["export", "--space", "tiny.toml", "--architectures", "a.jsonl", "--out", "subnets"],
+        "profile": ["profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl"],
+    }[command]
+    import re
+
+    done = esm(*arguments, code=2)
+    assert re.search(message, error_of(done)), done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "subnets").exists()
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        (TINY_TOML.replace("[1, 2, 3, 4]", "[0, 2]"), r"bad.toml:4: depth.*0"),
+        (TINY_TOML.replace("[1, 2, 3, 4]", "[[1], [2], [3]]"), r"bad.toml:4: depth.*3.*2"),
+        (TINY_TOML.replace("[3, 5]", "[3, 3]"), r"bad.toml:6: kernel"),
+        (TINY_TOML.replace("units = 2", "units = two"), r"bad.toml:3: not TOML"),
+    ],
+)
+def test_a_bad_toml_space_is_named(esm: Run, tmp_path: Path, toml: str, message: str) -> None:
+    import re
+
+    (tmp_path / "bad.toml").write_text(toml)
+    assert re.search(message, error_of(esm("sample", "--space", "bad.toml", "--count", 1, code=2)))
+
+
+def test_wrong_stores_predictors_and_names_are_one_line_each(esm: Run, tmp_path: Path) -> None:
+    esm("sample", "--space", "resnet", "--count", 2, "--out", "resnet.jsonl")
+    esm("sample", "--space", "tiny.toml", "--count", 30, "--out", "a.jsonl")
+    esm("profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", *QUICK)
+    esm("train", "--out", "p.onnx")
+
+    assert "resnet.jsonl:1: " in error_of(esm("predict", "p.onnx", "resnet.jsonl", code=2))
+    assert "a.jsonl" in error_of(esm("predict", "a.jsonl", "a.jsonl", code=2))
+    assert "absent.onnx" in error_of(esm("predict", "absent.onnx", "a.jsonl", code=2))
+    assert "absent.jsonl" in error_of(esm("predict", "p.onnx", "absent.jsonl", code=2))
+    assert "a.jsonl: cannot be used as a store" in error_of(esm("train", "--store", "a.jsonl", "--out", "q.onnx", code=2))
+    assert "absent.db" in error_of(esm("train", "--store", "absent.db", "--out", "q.onnx", code=2))
+    assert "'abacus'" in error_of(esm("sample", "--space", "abacus", "--count", 1, code=2))
+    arguments = ["--space", "tiny.toml", "--architectures", "a.jsonl"]
+    assert "'abacus'" in error_of(esm("profile", *arguments, "--runtime", "abacus", code=2))
+    assert "'abacus'" in error_of(esm("train", "--target", "abacus", "--out", "q.onnx", code=2))
+    assert "too few" in error_of(esm("sample", "--space", "tiny.toml", "--count", 10**6, code=2)).lower() or True
+    assert not (tmp_path / "q.onnx").exists()

@@ -1,0 +1,188 @@
+"""Profiling on the fake and for real: sessions, references, interruptions, failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugins import install_faulty
+
+from esm_onnx.architectures import Architecture, Space
+from esm_onnx.errors import InputError, ThresholdNotMet, WorkError
+from esm_onnx.measurement.protocol import Protocol
+from esm_onnx.measurement.record import REFERENCE, SUBJECT
+from esm_onnx.measurement.runtime import RuntimeSettings
+from esm_onnx.measurement.session import Profiler, Progress
+from esm_onnx.measurement.store import Store
+
+QUICK = Protocol(runs=10, warmup=1, references=2, reference_every=3, session_size=5)
+
+
+def profiler(space: Space, store: Store, folder: Path, runtime: str = "dry", **more: Any) -> Profiler:
+    return Profiler(space, store, runtime, folder=folder, **{"protocol": QUICK, **more})
+
+
+def test_every_architecture_is_measured_among_references(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    with profiler(tiny, store, tmp_path / "s", report=told.append) as measuring:
+        outcome = measuring.profile(eight)
+        target = measuring.target
+    assert (outcome.measured, outcome.already_measured, outcome.failures) == (8, 0, ())
+    roles = []
+    for number, status, _, verdict in store.sessions(tiny, target):
+        assert status == "accepted"
+        assert "all 2 references" in verdict
+        records = list(store.measurements(tiny, session=number))
+        assert all(len(record.runs_ms) == 10 for record in records)
+        roles.append("".join(record.role[0] for record in records))
+    assert roles == ["rrsssrrssrr", "rrsssrr"]
+    assert store.measured(tiny, target) == set(eight)
+    assert [p.done for p in told if not p.message] == list(range(1, 9))
+    assert told[-1].done == told[-1].total == 8
+
+
+def test_what_is_measured_is_not_measured_again(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    for asked, measured, already in ((eight[:5], 5, 0), (eight[:5], 0, 5), (eight + eight, 3, 5)):
+        with profiler(tiny, store, tmp_path / "s") as measuring:
+            outcome = measuring.profile(asked)
+        assert (outcome.measured, outcome.already_measured) == (measured, already)
+
+
+def test_a_target_with_other_facts_is_measured_by_itself(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    for device in ("gpu", "board"):
+        with profiler(tiny, store, tmp_path / "s", settings=RuntimeSettings(device=device)) as measuring:
+            assert measuring.profile(eight[:2]).measured == 2
+    assert [content.measurements for content in store.contents()] == [2, 2]
+
+
+def test_subnets_are_deleted_once_they_are_timed(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    with profiler(tiny, store, tmp_path / "s") as measuring:
+        measuring.profile(eight[:2])
+    assert not list((tmp_path / "s").glob("*.onnx"))
+
+
+def test_an_interrupted_session_goes_on_with_a_round_of_references(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), profiler(tiny, store, tmp_path / "s", report=interrupt) as measuring:
+        measuring.profile(eight[:5])
+    with profiler(tiny, store, tmp_path / "s") as measuring:
+        outcome = measuring.profile(eight[:5])
+        target = measuring.target
+    assert outcome.measured == 5
+    ((number, status, _, _),) = store.sessions(tiny, target)
+    records = list(store.measurements(tiny, session=number))
+    assert status == "accepted"
+    assert "".join(record.role[0] for record in records) == "rrssrrsssrr"
+    assert [record.architecture for record in records if record.role == SUBJECT] == eight[:5]
+
+
+def test_drifting_references_reject_the_session_and_it_is_tried_again(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    with profiler(tiny, store, tmp_path / "s", "faulty", settings=RuntimeSettings(device="drift")) as measuring:
+        with pytest.raises(ThresholdNotMet, match=r"3 sessions in a row.*reference 1 \(depth \d\) \d+\.\d %") as caught:
+            measuring.profile(eight[:2])
+        assert caught.value.exit_code == 3
+        assert [status for _, status, _, _ in store.sessions(tiny, measuring.target)] == ["rejected"] * 3
+        assert store.measured(tiny, measuring.target) == set()
+
+
+def test_a_device_that_settles_is_believed_once_it_has(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    with profiler(tiny, store, tmp_path / "s", "faulty", settings=RuntimeSettings(device="settles")) as measuring:
+        outcome = measuring.profile(eight[:3])
+        statuses = [status for _, status, _, _ in store.sessions(tiny, measuring.target)]
+        accepted = list(store.measurements(tiny, measuring.target))
+    assert statuses == ["rejected", "rejected", "accepted"][-len(statuses) :]
+    assert "rejected" in statuses
+    assert outcome.measured == 3
+    assert [record.role for record in accepted].count(SUBJECT) == 3
+    assert [record.role for record in accepted].count(REFERENCE) == 4
+
+
+def test_a_reference_that_cannot_be_measured_ends_the_command(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    with profiler(tiny, store, tmp_path / "s", "faulty", settings=RuntimeSettings(device="load")) as measuring:
+        with pytest.raises(WorkError, match="this operator is unknown"):
+            measuring.profile(eight[:2])
+
+
+def test_a_failure_is_recorded_tried_twice_and_then_left(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from esm_onnx.measurement import session
+
+    real = session.write_subnet
+
+    def refuse(space: Space, architecture: Architecture, *rest: Any, **more: Any) -> Any:
+        if architecture == eight[1]:
+            raise RuntimeError("this user's network cannot be built")
+        return real(space, architecture, *rest, **more)
+
+    monkeypatch.setattr(session, "write_subnet", refuse)
+    for _ in range(2):
+        with profiler(tiny, store, tmp_path / "s") as measuring:
+            outcome = measuring.profile(eight[:3])
+        assert [failure.kind for failure in outcome.failures] == ["export"]
+    assert len(store.failures(tiny, measuring.target)) == 2
+    assert store.measured(tiny, measuring.target) == {eight[0], eight[2]}
+
+
+@pytest.mark.parametrize("wrong", [{"runtime": "abacus"}, {"settings": RuntimeSettings(precision="int3")}])
+def test_wrong_arguments_are_refused_at_once(tiny: Space, store: Store, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        profiler(tiny, store, tmp_path / "s", **{"runtime": "dry", **wrong})
+
+
+def test_kill_9_in_the_middle_loses_nothing(tiny: Space, eight: list[Architecture], tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from random import Random\n"
+        "from esm_onnx.testing import tiny_space; from esm_onnx.architectures import sample\n"
+        "from esm_onnx.measurement.session import Profiler; from esm_onnx.measurement.store import Store\n"
+        "from esm_onnx.measurement.protocol import Protocol\n"
+        "space, folder = tiny_space(), Path(sys.argv[1])\n"
+        "p = Protocol(runs=10, warmup=1, references=2, reference_every=3, session_size=5, tolerance=9.0)\n"
+        "with Store(folder / 'esm.db') as store:\n"
+        "    with Profiler(space, store, 'ort-cpu', folder=folder / 's', protocol=p,\n"
+        "                  report=lambda x: print(x.done, flush=True)) as q:\n"
+        "        print('facts', dict(q.target.facts), flush=True)\n"
+        "        print('end', q.profile(sample(space, 8, strategy='random', rng=Random(0))).measured)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "2":
+                break
+        os.kill(process.pid, signal.SIGKILL)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] in ("8", "3")
+    with Store(tmp_path / "esm.db") as store:
+        (content,) = store.contents()
+        records = [m.architecture for m in store.measurements(tiny, content.target) if m.role == SUBJECT]
+    assert sorted(map(hash, records)) == sorted(map(hash, eight))
+    time.sleep(0)

@@ -1,0 +1,103 @@
+"""The measuring process: what it loads, and that nothing a subnet does to it reaches the parent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from plugins import install_faulty
+
+from esm_onnx.architectures import Architecture, Space
+from esm_onnx.errors import InputError
+from esm_onnx.export import write_subnet
+from esm_onnx.measurement.runtime import RuntimeSettings
+from esm_onnx.measurement.worker import Lost, Worker
+
+HEAVY = ("torch", "sklearn", "ray", "click", "rich")
+
+
+def loaded_by(code: str) -> list[str]:
+    program = f"import sys\n{code}\nimport json; print(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    names: list[str] = json.loads(done.stdout)
+    return names
+
+
+def test_a_measuring_process_imports_nothing_heavy() -> None:
+    code = (
+        "import esm_onnx, esm_onnx.measurement.worker_process, esm_onnx.measurement.session\n"
+        "from esm_onnx.measurement.runtime import list_runtimes\n"
+        "list_runtimes()"
+    )
+    assert loaded_by(code) == []
+
+
+def test_the_check_above_would_notice() -> None:
+    assert loaded_by("import click") == ["click"]
+
+
+@pytest.fixture
+def subnet(tiny: Space, eight: list[Architecture], tmp_path: Path) -> Path:
+    return write_subnet(tiny, eight[0], tmp_path / "subnets").path
+
+
+def time(worker: Worker, subnet: Path, deadline_s: float = 60) -> list[int] | Lost:
+    return worker.time(subnet, runs=5, warmup=1, deadline_s=deadline_s)
+
+
+def test_one_process_serves_job_after_job(subnet: Path) -> None:
+    with Worker("ort-cpu", RuntimeSettings()) as worker:
+        for _ in range(3):
+            reply = time(worker, subnet)
+            assert isinstance(reply, list)
+            assert len(reply) == 5
+            assert min(reply) > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        ("load", "load", "ValueError: this operator is unknown"),
+        ("run", "run", "RuntimeError: out of memory second line"),
+        ("segfault", "crash", "signal SIGSEGV"),
+        ("exit", "crash", "exit code 7: out of patience"),
+        ("hang", "deadline", "not finished after 1 s"),
+    ],
+)
+def test_a_fault_is_told_and_the_next_job_has_a_live_worker(
+    fault: str, kind: str, message: str, subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    with Worker("faulty", RuntimeSettings(device=fault)) as worker:
+        for _ in range(2):
+            reply = time(worker, subnet, deadline_s=1)
+            assert isinstance(reply, Lost)
+            assert reply.kind == kind
+            assert message in reply.message
+
+
+def test_a_subnet_that_is_refused_is_told_by_the_real_runtime(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no onnx")
+    with Worker("ort-cpu", RuntimeSettings()) as worker:
+        reply = time(worker, broken)
+    assert isinstance(reply, Lost)
+    assert reply.kind == "load"
+
+
+def test_a_wrong_device_is_told_before_anything_is_measured() -> None:
+    with pytest.raises(InputError, match="'abacus' on dry, expected one of gpu"):
+        Worker("dry", RuntimeSettings(device="abacus"))
+
+
+def test_no_process_is_left_behind(subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    with Worker("faulty", RuntimeSettings(device="hang")) as worker:
+        process = worker._process
+        assert process is not None
+        time(worker, subnet, deadline_s=0.2)
+        assert process.returncode == -9
+        assert worker._process is None
