@@ -27,7 +27,7 @@ from esm_onnx.prediction.evaluation import Evaluation
 from esm_onnx.prediction.predictor import Predictor
 from esm_onnx.prediction.training import TrainSettings, train
 
-Measure = Callable[[Sequence[Architecture]], None]
+Measure = Callable[[Sequence[Architecture]], object]
 """Sees to it that architectures are measured, as far as they can be."""
 Assemble = Callable[[Sequence[Architecture]], Dataset]
 """The dataset of those architectures that have a latency, in the order given."""
@@ -91,6 +91,7 @@ class Round:
         rows: measurements trained on.
         measurements: architectures asked for so far, evaluation set included.
         below: for each bin, whether it is below the threshold.
+        test: the measurements of the evaluation set.
         end: why the loop ends with this round: "threshold", "measurements", "minutes", "space"; None when it goes on.
     """
 
@@ -101,11 +102,17 @@ class Round:
     evaluation: Evaluation
     below: tuple[bool, ...]
     end: str | None
+    test: Dataset
 
     @property
     def reached(self) -> bool:
         """Whether the threshold was reached."""
         return self.end == "threshold"
+
+    def score(self, plan: Plan) -> float:
+        """What the threshold is compared with, in %: accuracy in the worst bin, or over all."""
+        worst = self.evaluation.worst_bin
+        return (worst.accuracy if plan.by_bin and worst else None) or self.evaluation.overall.accuracy
 
 
 def rounds(
@@ -130,12 +137,14 @@ def rounds(
     while True:
         number += 1
         test = assemble(held_out)
-        predictor, evaluation = train(assemble(asked), plan.train, held_out=test)
-        below = tuple(bin.accuracy is not None and bin.accuracy < 100 * plan.threshold for bin in evaluation.bins)
+        dataset = assemble(asked)
+        predictor, evaluation = train(dataset, plan.train, held_out=test)
+        accuracies = [part.accuracy for part in evaluation.bins]
+        below = tuple(accuracy is not None and accuracy < 100 * plan.threshold for accuracy in accuracies)
         spent = len(held_out) + len(asked)
         drawn = [] if _reached(plan, evaluation, below) else _draw(space, plan, bins, rng, below, [*held_out, *asked])
         end = _end(plan, evaluation, below, spent, drawn, (clock() - started) / 60)
-        yield Round(number, len(asked), spent, predictor, evaluation, below, end)
+        yield Round(number, len(dataset), spent, predictor, evaluation, below, end, test)
         if end:
             return
         measure(drawn)
@@ -143,8 +152,7 @@ def rounds(
 
 
 def _reached(plan: Plan, evaluation: Evaluation, below: Sequence[bool]) -> bool:
-    accuracy = evaluation.overall.accuracy
-    return not any(below) if plan.by_bin else accuracy is not None and accuracy >= 100 * plan.threshold
+    return not any(below) if plan.by_bin else evaluation.overall.accuracy >= 100 * plan.threshold
 
 
 def _draw(

@@ -3,10 +3,11 @@
 from esm_onnx.architectures.architecture import Architecture, Options
 from esm_onnx.architectures.bins import Bins, divide
 from esm_onnx.architectures.catalogue import find_space, space_names
-from esm_onnx.architectures.genome import Genome, from_genome, to_genome
-from esm_onnx.architectures.notation import from_json, read_architectures, to_json
-from esm_onnx.architectures.sampling import extend, extension_quotas, sample
+from esm_onnx.architectures.genome import Genome, from_genome, genome_columns, genome_length, to_genome
+from esm_onnx.architectures.notation import from_json, read_architectures, read_json_lines, to_json
+from esm_onnx.architectures.sampling import extend, extension_quotas, left_in_bins, sample
 from esm_onnx.architectures.space import Export, Feature, Space
+from esm_onnx.architectures.toml_space import read_space, space_from_table
 
 __all__ = [
     "Architecture",
@@ -22,8 +23,14 @@ __all__ = [
     "find_space",
     "from_genome",
     "from_json",
+    "genome_columns",
+    "genome_length",
+    "left_in_bins",
     "read_architectures",
+    "read_json_lines",
+    "read_space",
     "sample",
+    "space_from_table",
     "space_names",
     "to_genome",
     "to_json",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from esm_onnx.architectures import Space
+from esm_onnx.architectures import Architecture, Space
 from esm_onnx.architectures.sampling import STRATEGIES
 from esm_onnx.cli.measuring import profiler
 from esm_onnx.cli.options import (
@@ -26,6 +27,10 @@ from esm_onnx.cli.printing import print_json, progress_bar
 from esm_onnx.errors import ThresholdNotMet
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble
+
+if TYPE_CHECKING:
+    from esm_onnx.loop import Round
+    from esm_onnx.prediction.dataset import Dataset
 
 PLAN = ("strategy", "initial", "step", "w_below", "w_above", "bins", "threshold", "by_bin", "evaluation")
 BUDGET = ("max_measurements", "max_minutes", "seed")
@@ -68,7 +73,7 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
     The evaluation set is drawn by itself, balanced over the bins, and never trained on. What was measured is kept in
     the store: the same command after an interruption goes on where it was.
     """
-    from esm_onnx.loop import Plan, Round, rounds
+    from esm_onnx.loop import Plan, rounds
     from esm_onnx.prediction.predictor_onnx import write_predictor
     from esm_onnx.prediction.training import TrainSettings
 
@@ -79,7 +84,7 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
     with Store(store_path) as store, progress_bar("measuring") as report:
         with profiler(space, store, report, **options) as measurer:
 
-            def dataset(architectures: Any) -> Any:
+            def dataset(architectures: Sequence[Architecture]) -> Dataset:
                 return assemble(store, space, measurer.target, only=architectures)
 
             for turn in rounds(space, plan, measurer.profile, dataset):
@@ -108,16 +113,16 @@ REASONS = {
 }
 
 
-def _line(turn: Any) -> str:
+def _line(turn: Round) -> str:
     worst = turn.evaluation.worst_bin
-    where = f", worst bin {worst.name} {worst.metrics.accuracy:.2f} %" if worst else ""
+    where = f", worst bin {worst.name} {worst.accuracy:.2f} %" if worst else ""
     return (
         f"round {turn.number}: trained on {turn.rows}, accuracy {turn.evaluation.overall.accuracy:.2f} %{where}, "
         f"{sum(turn.below)} of {len(turn.below)} bins below the threshold"
     )
 
 
-def _as_json(turn: Any) -> dict[str, Any]:
+def _as_json(turn: Round) -> dict[str, Any]:
     return {
         "round": turn.number,
         "rows": turn.rows,

@@ -37,8 +37,7 @@ def export(
     settings = ExportSettings(batch=batch, opset=opset, precision=precision, embed_weights=embed_weights)
     chosen = list(dict.fromkeys(read_architectures(architectures, space)))
     out.mkdir(parents=True, exist_ok=True)
-    with click.progressbar(chosen, label="exporting", file=click.get_text_stream("stderr")) as shown:
-        subnets = [write_subnet(space, architecture, out, settings, seed=seed) for architecture in shown]
+    subnets = [write_subnet(space, architecture, out, settings, seed=seed) for architecture in chosen]
     index = out / "subnets.jsonl"
     write_lines(
         ({"file": subnet.path.name, "architecture": to_json(space, subnet.architecture)} for subnet in subnets), index

@@ -85,10 +85,9 @@ def evaluate(
     else:
         print_evaluation(evaluation)
     worst = evaluation.worst_bin
-    if threshold is not None and worst is not None and worst.metrics.accuracy < 100 * threshold:
-        raise ThresholdNotMet(
-            f"bin {worst.name} has accuracy {worst.metrics.accuracy:.2f} %, expected {100 * threshold:g} %"
-        )
+    accuracy = worst.accuracy if worst else None
+    if threshold is not None and worst and accuracy is not None and accuracy < 100 * threshold:
+        raise ThresholdNotMet(f"bin {worst.name} has accuracy {accuracy:.2f} %, expected {100 * threshold:g} %")
 
 
 @click.command()
@@ -113,11 +112,24 @@ def predict(predictor: Path, architectures: Path, out: Path | None) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """The accuracy table: overall and by bin."""
-    rows = [("all", *_cells(evaluation.overall))]
-    rows += [(bin.name, *_cells(bin.metrics)) for bin in evaluation.bins]
+    parts = [("all", evaluation.overall), *((part.name, part.metrics) for part in evaluation.bins)]
+    rows = [(name, *_cells(metrics)) for name, metrics in parts]
     columns = ("depth", "rows", "accuracy %", "RMSE ms", "RMSE %", "±5 %", "±10 %", "Spearman", "Kendall")
     print_table(columns, rows)
+    if evaluation.noise_floor is not None and evaluation.reachable is not None:
+        click.echo(
+            f"noise floor: repeated measurements have a relative standard deviation of {evaluation.noise_floor:.2f} %; "
+            f"a perfect predictor would show {evaluation.reachable:.2f} %"
+        )
+    coverage = evaluation.coverage
+    if coverage is not None:
+        found = "too few held-out rows to measure it" if coverage.measured is None else f"{coverage.measured:.1f} %"
+        click.echo(f"lower_ms to upper_ms: stated to enclose {coverage.stated:g} %, measured {found}")
 
 
-def _cells(metrics: Metrics) -> tuple[str, ...]:
-    return ()
+def _cells(metrics: Metrics | None) -> tuple[str, ...]:
+    if metrics is None:
+        return ("0", *[""] * 7)
+    ranks = ["" if rank is None else f"{rank:.3f}" for rank in (metrics.spearman, metrics.kendall)]
+    shares = [f"{share:.1f}" for share in (metrics.rmse_percent, metrics.within_5, metrics.within_10)]
+    return (str(metrics.count), f"{metrics.accuracy:.2f}", f"{metrics.rmse_ms:.4g}", *shares, *ranks)

@@ -6,12 +6,12 @@ that He et al. 2015 ask for and activations neither vanish nor explode. Values a
 initialisation; they come from raw random bits by exact arithmetic, so they are the same bytes on every device.
 
 A stream is made in chunks, each seeded by (seed, section, chunk): its first values are the same however long the file
-is. Files grow in place, under a lock, and never shrink, so another process may have them mapped meanwhile.
+is. Files grow in place and never shrink, so another process may have them mapped meanwhile, and needs no lock to grow
+them too: whoever writes, writes on from the end that it saw, and the same bytes to the same places.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import shutil
@@ -129,13 +129,12 @@ def grow(folder: Path, seed: int, ends: Mapping[Section, int]) -> None:
         path = folder / section.file(seed)
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             handle = file.fileno()
-            if os.fstat(handle).st_size < 4 * end:
-                fcntl.flock(handle, fcntl.LOCK_EX)  # until the file is closed
-                size = os.fstat(handle).st_size
+            size = os.fstat(handle).st_size
+            if size < 4 * end:
                 whole = size // (4 * CHUNK)
                 _compare(handle, path, seed, section, {0, max(whole - 1, 0)})
                 _demand_room(path, 4 * end - size)
-                # A torn last chunk is written anew: the same values, so a reader that has it mapped sees no change.
+                # A torn last chunk is written anew, with the same values for whoever has it mapped.
                 file.seek(whole * 4 * CHUNK)
                 for chunk in range(whole, -(-end // CHUNK)):
                     file.write(_make(seed, section, chunk, CHUNK).data)

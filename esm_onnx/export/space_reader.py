@@ -90,8 +90,12 @@ class SpaceReader:
 
     def resolution(self, architecture: Architecture) -> int:
         """Height and width of the input, pixels: the network's feature, else the setting, else 224."""
-        chosen = architecture.network.get("resolution")
-        return whole(chosen if chosen is not None else self.number("resolution", 224))
+        if "resolution" not in architecture.network:
+            return whole(self.number("resolution", 224))
+        chosen = architecture.network["resolution"]
+        if not WHOLE.allows(chosen):
+            raise self._error(f"feature 'resolution' has the option {chosen!s}, expected {WHOLE.expected}")
+        return whole(chosen)
 
     def _checked(self, name: str, value: object, rule: Rule) -> Any:
         if not rule.allows(value):

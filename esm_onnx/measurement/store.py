@@ -1,7 +1,7 @@
 """All records, in one SQLite file with a write-ahead log.
 
-Every run of every measurement is kept; statistics are derived. A record is on disk when `append` returns. Sessions are `open` while they are measured, then `accepted` or `rejected`;
-datasets are taken from accepted ones.
+Every run of every measurement is kept; statistics are derived. A record is on disk when `append` returns. Sessions are
+`open` while they are measured, then `accepted` or `rejected`; datasets are taken from accepted ones.
 """
 
 from __future__ import annotations

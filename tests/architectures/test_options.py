@@ -55,7 +55,7 @@ def test_equal_architectures_are_one_in_a_set(data: st.DataObject, space: Space)
 
 def test_options_sent_to_a_process_with_another_hash_seed_are_still_found_in_a_set() -> None:
     script = (
-        "import sys, copyreg; from esm_onnx.architectures import Options\n"
+        "import sys; from esm_onnx.architectures import Options\n"
         "import multiprocessing.reduction as r\n"
         "o = Options({'op': 'skip', 'kernel': 3})\n"
         "if sys.argv[1] == 'send': sys.stdout.buffer.write(bytes(r.ForkingPickler.dumps(o)))\n"

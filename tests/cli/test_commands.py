@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,7 +70,8 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_the_toml_above_is_the_tiny_space(esm: Run, tmp_path: Path) -> None:
+def test_the_toml_above_is_the_tiny_space(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY_TOML)
     assert find_space(str(tmp_path / "tiny.toml")).table(export=True)["export"] == TINY_TABLE["export"]
 
 
@@ -150,7 +152,7 @@ def test_build_ends_with_3_and_its_best_predictor_when_the_budget_is_spent(esm: 
     assert built["reached"] is False
     assert [turn["measurements"] for turn in built["rounds"]][-1] == 60
     assert "--max-measurements" in error_of(done)
-    best = max(built["rounds"], key=lambda turn: min(bin["accuracy"] for bin in turn["bins"]))
+    best = max(built["rounds"], key=lambda turn: min(part["accuracy"] for part in turn["bins"]))
     assert built["bins"] == best["bins"]
     onnxruntime.InferenceSession(tmp_path / "p.onnx")
 
@@ -214,8 +216,6 @@ def test_bad_architectures_are_named(esm: Run, tmp_path: Path, command: str, cas
         "export": ["export", "--space", "tiny.toml", "--architectures", "a.jsonl", "--out", "subnets"],
         "profile": ["profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl"],
     }[command]
-    import re
-
     done = esm(*arguments, code=2)
     assert re.search(message, error_of(done)), done.stderr
     assert done.stdout == ""
@@ -232,8 +232,6 @@ def test_bad_architectures_are_named(esm: Run, tmp_path: Path, command: str, cas
     ],
 )
 def test_a_bad_toml_space_is_named(esm: Run, tmp_path: Path, toml: str, message: str) -> None:
-    import re
-
     (tmp_path / "bad.toml").write_text(toml)
     assert re.search(message, error_of(esm("sample", "--space", "bad.toml", "--count", 1, code=2)))
 
@@ -248,11 +246,12 @@ def test_wrong_stores_predictors_and_names_are_one_line_each(esm: Run, tmp_path:
     assert "a.jsonl" in error_of(esm("predict", "a.jsonl", "a.jsonl", code=2))
     assert "absent.onnx" in error_of(esm("predict", "absent.onnx", "a.jsonl", code=2))
     assert "absent.jsonl" in error_of(esm("predict", "p.onnx", "absent.jsonl", code=2))
-    assert "a.jsonl: cannot be used as a store" in error_of(esm("train", "--store", "a.jsonl", "--out", "q.onnx", code=2))
+    done = esm("train", "--store", "a.jsonl", "--out", "q.onnx", code=2)
+    assert "a.jsonl: cannot be used as a store" in error_of(done)
     assert "absent.db" in error_of(esm("train", "--store", "absent.db", "--out", "q.onnx", code=2))
     assert "'abacus'" in error_of(esm("sample", "--space", "abacus", "--count", 1, code=2))
     arguments = ["--space", "tiny.toml", "--architectures", "a.jsonl"]
     assert "'abacus'" in error_of(esm("profile", *arguments, "--runtime", "abacus", code=2))
     assert "'abacus'" in error_of(esm("train", "--target", "abacus", "--out", "q.onnx", code=2))
-    assert "too few" in error_of(esm("sample", "--space", "tiny.toml", "--count", 10**6, code=2)).lower() or True
+    assert re.search(r"tiny.*left.*asked", error_of(esm("sample", "--space", "tiny.toml", "--count", 10**6, code=2)))
     assert not (tmp_path / "q.onnx").exists()

@@ -42,7 +42,7 @@ def assert_ordinary(path):
         assert np.isfinite(value).all(), name
         assert size.max() < 1e3, name
         assert not ((size > 0) & (size < LEAST_NORMAL)).any(), name
-        assert np.sqrt(np.square(value, dtype=np.float64).mean()) > 1e-3, name
+        assert np.sqrt(np.square(value, dtype=np.float64).mean()) > 0.01, name
     assert np.std(values["logits"]) > 0.01
 
 

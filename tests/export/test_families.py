@@ -62,6 +62,13 @@ def test_agrees_with_torch(family, number, folder):
     assert_agrees(path, torch_families.MODULES[family](architecture, **space.export.settings))
 
 
+def test_first_block_projects_even_where_it_need_not(folder):
+    space = s.narrow("resnet", stem=32, strides=[1, 1, 2, 1])
+    architecture = s.uniform(space, 2)
+    path = write_subnet(space, architecture, folder).path
+    assert_agrees(path, torch_families.ResNet(architecture, **space.export.settings))
+
+
 @pytest.mark.parametrize("family", s.FAMILIES)
 def test_agrees_with_torch_as_built_in(family, folder):
     """At the widths and the resolution that are measured."""

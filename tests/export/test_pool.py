@@ -31,12 +31,15 @@ def test_a_stretch_of_the_stream_does_not_depend_on_where_it_is_read_from(start,
     assert np.array_equal(values(0, SECTION, 0, start + count)[start:], values(0, SECTION, start, count))
 
 
-def test_values_come_from_raw_bits_by_exact_arithmetic():
+@pytest.mark.parametrize("section", [SECTION, POSITIVE])
+def test_values_come_from_raw_bits_by_exact_arithmetic(section):
     """Derived again from PCG64's 64-bit words, low half first, so that numpy's own way to floats is no part of it."""
-    words = np.random.PCG64([7, int.from_bytes(b"positive"), 0]).random_raw(50)
+    words = np.random.PCG64([7, int.from_bytes(section.name.encode()), 2]).random_raw(50)
     halves = [half for word in words.tolist() for half in (word & 0xFFFFFFFF, word >> 32)]
-    expected = [1 + ((half >> 8) + 0.5) / 2**24 - 0.5 for half in halves]
-    assert values(7, POSITIVE, 0, 100) == pytest.approx(expected, rel=2**-23)
+    steps = np.array([((half >> 8) + 0.5) / 2**24 - 0.5 for half in halves])
+    expected = steps.astype(np.float32) * np.float32(section.width) + np.float32(section.middle)
+    assert np.array_equal(steps.astype(np.float32), steps)
+    assert np.array_equal(values(7, section, 2 * CHUNK, 100), expected)
 
 
 @pytest.mark.parametrize("exponent", [0, 5, 8, 13])

@@ -199,6 +199,12 @@ def test_impossible_settings_of_a_supernet(settings, message, tmp_path):
         write_subnet(written_by("my_supernet:make", **settings), s.smallest(OURS), tmp_path)
 
 
+def test_impossible_resolution_of_a_supernet(tmp_path):
+    space = replace(written_by("my_supernet:make", resolution=64), network=(Feature("resolution", ("high",)),))
+    with pytest.raises(InputError, match="feature 'resolution' has the option high, expected a whole number"):
+        write_subnet(space, s.smallest(space), tmp_path)
+
+
 def test_resolution_that_is_overruled(tmp_path):
     space = replace(OURS, network=(Feature("resolution", (24, 32)),))
     with pytest.raises(InputError, match="'input' and the feature 'resolution'"):

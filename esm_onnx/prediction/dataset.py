@@ -1,0 +1,67 @@
+"""Arrays taken from accepted sessions of one target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm_onnx.architectures import Space
+from esm_onnx.errors import InputError
+
+Genomes = NDArray[np.int64]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Architectures and what was measured of them.
+
+    Attributes:
+        genomes: [n, genome length], one row for each architecture.
+        latency_ms: [n], in ms.
+        target: name and facts of the device and runtime, as JSON data.
+        noise_floor: relative standard deviation, as a share, that repeated measurements show; None where unknown.
+
+    Raises:
+        InputError: a latency that is not a positive number.
+    """
+
+    space: Space
+    genomes: Genomes
+    latency_ms: Vector
+    target: Mapping[str, Any]
+    noise_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        wrong = ~(np.isfinite(self.latency_ms) & (self.latency_ms > 0))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(f"row {row} has a latency of {self.latency_ms[row]} ms, expected a positive number")
+
+    def __len__(self) -> int:
+        return len(self.latency_ms)
+
+    @cached_property
+    def depths(self) -> NDArray[np.int64]:
+        """Number of blocks of each row."""
+        blocks = self.genomes[:, len(self.space.network) :: len(self.space.features)]
+        depths: NDArray[np.int64] = (blocks >= 0).sum(axis=1, dtype=np.int64)
+        return depths
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal digits that differ where space, rows or latencies do."""
+        content = hashlib.sha256(self.space.fingerprint.encode())
+        content.update(np.ascontiguousarray(self.genomes, "<i8").tobytes())
+        content.update(np.ascontiguousarray(self.latency_ms, "<f8").tobytes())
+        return content.hexdigest()
+
+    def select(self, rows: NDArray[Any] | slice) -> Dataset:
+        """Some of the rows: a mask, indices or a slice."""
+        return replace(self, genomes=self.genomes[rows], latency_ms=self.latency_ms[rows])

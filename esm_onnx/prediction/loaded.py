@@ -1,0 +1,92 @@
+"""predictor.onnx as Python uses it: onnxruntime and numpy, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from esm_onnx.architectures import Space
+from esm_onnx.architectures.toml_space import space_from_table
+from esm_onnx.errors import InputError
+
+SCHEMA = 1
+METADATA = "esm_onnx"
+OUTPUTS = ("latency_ms", "lower_ms", "upper_ms")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LoadedPredictor:
+    """A predictor read from its file.
+
+    Attributes:
+        space: whose genomes it takes.
+        metadata: what the file says of itself.
+    """
+
+    path: Path
+    space: Space
+    metadata: Mapping[str, Any]
+    session: Any
+
+    @staticmethod
+    def open(path: Path | str) -> LoadedPredictor:
+        """Reads a predictor.
+
+        Raises:
+            InputError: it is no ONNX file, no predictor of esm-onnx, or one of another schema.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError("no such file, expected a predictor.onnx", file=path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a class of its own for each kind of damage
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"not an ONNX file that ONNX Runtime can load: {reason}", file=path) from None
+        return LoadedPredictor(path, *_read(session, path), session)
+
+    def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        """latency_ms, lower_ms and upper_ms, each [n], of genomes [n, genome length]; NaN where one is invalid."""
+        latency, lower, upper = self.session.run(list(OUTPUTS), {"genome": np.asarray(genomes, np.int64)})
+        return latency, lower, upper
+
+    def check_space(self, space: Space) -> None:
+        """Makes sure that the predictor is for this space.
+
+        Raises:
+            InputError: it is for another.
+        """
+        if space.fingerprint != self.space.fingerprint:
+            raise InputError(
+                f"a predictor for space {self.space.name!r} ({self.space.fingerprint}), expected one for "
+                f"{space.name!r} ({space.fingerprint})",
+                file=self.path,
+            )
+
+
+def _read(session: Any, path: Path) -> tuple[Space, dict[str, Any]]:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if text is None:
+        raise InputError(f"an ONNX file without the metadata {METADATA!r}, expected a predictor of esm-onnx", file=path)
+    try:
+        metadata = json.loads(text)
+        if metadata["schema"] != SCHEMA:
+            raise InputError(f"a predictor of schema {metadata['schema']!r}, expected {SCHEMA}: train it anew")
+        return space_from_table(metadata["space"]), metadata
+    except InputError as error:
+        raise error.at(path) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"its metadata is damaged ({type(error).__name__}: {error}): train it anew", file=path
+        ) from None

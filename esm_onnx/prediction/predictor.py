@@ -1,0 +1,55 @@
+"""Encoding + surrogate + interval: what becomes predictor.onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm_onnx.architectures import Space
+from esm_onnx.prediction.conformal import Interval
+from esm_onnx.prediction.encodings import find_encoding
+from esm_onnx.prediction.evaluation import Evaluation
+from esm_onnx.prediction.surrogate import Surrogate
+
+LEAST_MS = 1e-6
+"""Predictions end here: a surrogate that extrapolates may go below 0, a latency cannot."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fitted predictor, before it is a file.
+
+    Attributes:
+        encoding: name of the encoding.
+        target: name and facts of what was measured, as JSON data.
+        rows: number of measurements trained on; the interval counts its own.
+        dataset: digest of everything it was made from, held-out rows included.
+        evaluation: on the held-out rows.
+    """
+
+    space: Space
+    encoding: str
+    surrogate: Surrogate
+    interval: Interval
+    target: Mapping[str, Any]
+    rows: int
+    dataset: str
+    evaluation: Evaluation
+
+    def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        """latency_ms, lower_ms and upper_ms, each [n], of valid genomes [n, genome length]."""
+        latency = predict_latency(self.space, self.encoding, self.surrogate, genomes)
+        width = np.float32(self.interval.width)
+        return latency, np.maximum(latency * (1 - width), np.float32(0)), latency * (1 + width)
+
+
+def predict_latency(space: Space, encoding: str, surrogate: Surrogate, genomes: NDArray[np.int64]) -> Floats:
+    """Latencies in ms, [n], of valid genomes [n, genome length]."""
+    encoded = find_encoding(encoding).encode(space, genomes)
+    return np.maximum(surrogate.predict(encoded), np.float32(LEAST_MS))
