@@ -4,6 +4,7 @@
     ├── InputError            a wrong argument, file or value; the command line exits with 2
     │   └── SpaceExhausted    fewer architectures are left than were asked for
     ├── WorkError             the work itself failed (a worker that cannot start); exits with 1
+    │   └── ExportError       one architecture cannot be written
     └── ThresholdNotMet       the work was done and its result is below what was asked for; exits with 3
 
 A failure that is expected while measuring is no error but a record: `esm_onnx.measurement.record.Failure`.
@@ -60,6 +61,10 @@ class WorkError(EsmError):
     """The work failed for a reason that is no wrong argument."""
 
     exit_code = 1
+
+
+class ExportError(WorkError):
+    """One architecture could not be written as ONNX; while profiling it is recorded as a failure."""
 
 
 class ThresholdNotMet(EsmError):

@@ -28,7 +28,13 @@ class Subnet:
 
 
 def write_subnet(
-    space: Space, architecture: Architecture, folder: Path, settings: ExportSettings = USUAL, *, seed: int = 0
+    space: Space,
+    architecture: Architecture,
+    folder: Path,
+    settings: ExportSettings = USUAL,
+    *,
+    seed: int = 0,
+    name: str | None = None,
 ) -> Subnet:
     """Writes an architecture as `folder/subnet_name(…)`, and makes the weight pool beside it as large as it needs.
 
@@ -36,12 +42,14 @@ def write_subnet(
 
     Args:
         seed: of the weights. A folder holds the subnets of one seed: those of another would take the same names.
+        name: file name; None takes `subnet_name(…)`.
 
     Raises:
         InputError: the architecture is not of this space, or the space or the folder is not fit for it.
+        ExportError: this architecture cannot be written.
         WorkError: the disk failed.
     """
-    path = folder / subnet_name(space, architecture, settings)
+    path = folder / (name or subnet_name(space, architecture, settings))
     allotment = Allotment(seed, embed=settings.embed_weights)
     model = find_writer(space)(space, architecture, settings, allotment)
     try:

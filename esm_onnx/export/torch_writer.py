@@ -22,7 +22,7 @@ import onnx
 from onnx import helper
 
 from esm_onnx.architectures import Architecture, Space
-from esm_onnx.errors import InputError
+from esm_onnx.errors import ExportError, InputError
 from esm_onnx.export.graph import INPUT, OUTPUT
 from esm_onnx.export.settings import ExportSettings
 from esm_onnx.export.space_reader import SpaceReader
@@ -78,7 +78,8 @@ def write_module(
         seed: of torch's generator while the supernet makes the module, whose weights may be random.
 
     Raises:
-        InputError: torch is missing, or the supernet or the exporter fails; with the reason.
+        InputError: torch is missing, or the supernet gives something else than a module.
+        ExportError: the supernet or the exporter fails; with the reason.
     """
     shape = [settings.batch, *_input_shape(space, architecture)]
     try:
@@ -91,7 +92,7 @@ def write_module(
         try:
             module = supernet(architecture)
         except Exception as error:
-            raise InputError(f"{where}: the supernet failed: {_reason(error)}") from error
+            raise ExportError(f"{where}: the supernet failed: {_reason(error)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{where}: the supernet gave {type(module).__name__}, expected a torch.nn.Module")
     module.eval()
@@ -100,7 +101,7 @@ def write_module(
         with _muted(), torch.no_grad():
             model = _export(module, torch.zeros(shape, device=parameter.device), settings.opset)
     except Exception as error:
-        raise InputError(f"{where}: torch.onnx.export failed: {_reason(error)}") from error
+        raise ExportError(f"{where}: torch.onnx.export failed: {_reason(error)}") from error
     return _tidied(model, settings.opset, where)
 
 

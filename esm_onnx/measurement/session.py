@@ -7,6 +7,7 @@ interrupted is continued with a round of references: what was measured before st
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from random import Random
 
 from esm_onnx.architectures import Architecture, Space, divide, extend
 from esm_onnx.architectures.sampling import left_in_bins
-from esm_onnx.errors import EsmError, ThresholdNotMet, WorkError
+from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
 from esm_onnx.export import ExportSettings, export_facts, write_subnet
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import Quality, judge
@@ -96,6 +97,7 @@ class Profiler:
         facts |= {"runtime": runtime, **self.worker.facts}
         self.target = Target(name or f"{runtime} {facts['device']}", facts)
         self.references = draw_references(space, self.protocol)
+        self._subnet_name = f"subnet-{os.getpid()}.onnx"  # another process may profile the same space in this folder
 
     def __enter__(self) -> Profiler:
         return self
@@ -183,11 +185,11 @@ class Profiler:
     def _measure(self, architecture: Architecture, role: str) -> Measurement | Failure:
         started_at = self._clock()
         try:
-            subnet = write_subnet(self.space, architecture, self.folder, self.export, seed=self.settings.seed)
-        except EsmError:
-            raise
-        except Exception as error:  # a user's own supernet may raise anything
-            return Failure(architecture, "export", f"{type(error).__name__}: {error}"[:1000], started_at)
+            subnet = write_subnet(
+                self.space, architecture, self.folder, self.export, seed=self.settings.seed, name=self._subnet_name
+            )
+        except ExportError as error:
+            return Failure(architecture, "export", str(error), started_at)
         protocol = self.protocol
         try:
             reply = self.worker.time(

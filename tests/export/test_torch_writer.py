@@ -15,7 +15,7 @@ import torch
 from export import small_spaces as s
 
 from esm_onnx.architectures import Export, Feature, Options, Space
-from esm_onnx.errors import InputError
+from esm_onnx.errors import ExportError, InputError
 from esm_onnx.export import ExportSettings, export_facts, subnet_name, write_subnet
 
 SUPERNET = """
@@ -172,14 +172,27 @@ def test_entry_point(tmp_path):
         ("my_supernet:", "no writer 'my_supernet:', expected one of"),
         (":make", "no writer ':make'"),
         ("my_supernet:no_module", "space 'ours': the supernet gave str, expected a torch.nn.Module"),
-        ("my_supernet:fails", "the supernet failed: KeyError: .*no checkpoint for"),
-        ("my_supernet:uneven", "torch.onnx.export failed: ValueError: cannot run"),
         ("my_supernet:twice", "must take one tensor and give one tensor"),
     ],
 )
 @pytest.mark.parametrize("opset", [17, 18])
 def test_what_a_supernet_gets_wrong(writer, message, opset, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
+        write_subnet(written_by(writer), s.smallest(OURS), tmp_path / "subnets", ExportSettings(opset=opset))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "subnets").exists()
+
+
+@pytest.mark.parametrize(
+    ("writer", "message"),
+    [
+        ("my_supernet:fails", "the supernet failed: KeyError: .*no checkpoint for"),
+        ("my_supernet:uneven", "torch.onnx.export failed: ValueError: cannot run"),
+    ],
+)
+@pytest.mark.parametrize("opset", [17, 18])
+def test_an_architecture_that_cannot_be_written_is_told_apart(writer, message, opset, tmp_path):
+    with pytest.raises(ExportError, match=message) as caught:
         write_subnet(written_by(writer), s.smallest(OURS), tmp_path / "subnets", ExportSettings(opset=opset))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "subnets").exists()
@@ -219,7 +232,7 @@ def test_without_torch(tmp_path):
         from pathlib import Path
         from esm_onnx.architectures import find_space, sample
         from esm_onnx.export import write_subnet
-        from esm_onnx.errors import InputError
+        from esm_onnx.errors import ExportError, InputError
         from random import Random
         (space, theirs) = (find_space("densenet"), find_space("theirs.toml"))
         write_subnet(space, sample(space, 1, strategy="random", rng=Random(0))[0], Path("subnets"))

@@ -6,15 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from plugins import install_faulty
 
-from esm_onnx.architectures import Architecture, Space
+from esm_onnx.architectures import Architecture, Export, Space
 from esm_onnx.errors import InputError, ThresholdNotMet, WorkError
+from esm_onnx.measurement import session
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.record import REFERENCE, SUBJECT
 from esm_onnx.measurement.runtime import RuntimeSettings
@@ -131,25 +132,33 @@ def test_a_reference_that_cannot_be_measured_ends_the_command(
             measuring.profile(eight[:2])
 
 
+SUPERNET = """
+import os
+import torch
+def build(architecture):
+    if architecture.depth >= int(os.environ["TOO_DEEP"]):
+        raise ValueError("too deep")
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+"""
+
+
 def test_a_failure_is_recorded_tried_twice_and_then_left(
     tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from esm_onnx.measurement import session
-
-    real = session.write_subnet
-
-    def refuse(space: Space, architecture: Architecture, *rest: Any, **more: Any) -> Any:
-        if architecture == eight[1]:
-            raise RuntimeError("this user's network cannot be built")
-        return real(space, architecture, *rest, **more)
-
-    monkeypatch.setattr(session, "write_subnet", refuse)
-    for _ in range(2):
-        with profiler(tiny, store, tmp_path / "s") as measuring:
+    (tmp_path / "supernet_for_failures.py").write_text(SUPERNET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    space = replace(tiny, export=Export("supernet_for_failures:build", {"resolution": 8}))
+    deep, *others = sorted(eight[:3], key=lambda architecture: -architecture.depth)
+    monkeypatch.setenv("TOO_DEEP", str(deep.depth))
+    monkeypatch.setattr(session, "draw_references", lambda *_: others[:1])
+    for measured in (2, 0):
+        with profiler(space, store, tmp_path / "s") as measuring:
             outcome = measuring.profile(eight[:3])
+        assert outcome.measured == measured
         assert [failure.kind for failure in outcome.failures] == ["export"]
-    assert len(store.failures(tiny, measuring.target)) == 2
-    assert store.measured(tiny, measuring.target) == {eight[0], eight[2]}
+        assert "the supernet failed: ValueError: too deep" in outcome.failures[0].message
+    assert [failure.architecture for failure in store.failures(space, measuring.target)] == [deep, deep]
+    assert store.measured(space, measuring.target) == set(others)
 
 
 @pytest.mark.parametrize("wrong", [{"runtime": "abacus"}, {"settings": RuntimeSettings(precision="int3")}])
@@ -185,4 +194,3 @@ def test_kill_9_in_the_middle_loses_nothing(tiny: Space, eight: list[Architectur
         (content,) = store.contents()
         records = [m.architecture for m in store.measurements(tiny, content.target) if m.role == SUBJECT]
     assert sorted(map(hash, records)) == sorted(map(hash, eight))
-    time.sleep(0)
