@@ -75,7 +75,7 @@ class Dry(Runtime):
         self._loads: Counter[str] = Counter()
 
     def facts(self) -> Mapping[str, Fact]:
-        return {"device": f"dry {self.device}", "formula": FORMULA, "threads": self.settings.threads}
+        return {"device": self.device, "formula": FORMULA, "threads": self.settings.threads}
 
     def clock(self) -> int:
         return self._now_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +40,7 @@ def spaces(names: tuple[Space, ...], as_json: bool) -> None:
     rows = [
         (
             space.name,
-            f"{space.size:.3g}",
+            f"{Decimal(space.size):.3g}".lower(),
             len(space.depths),
             "–".join(map(str, space.depth_range)),
             genome_length(space),

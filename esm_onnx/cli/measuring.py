@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from esm_onnx.architectures import Space, read_architectures
+from esm_onnx.architectures import Space, read_architectures, to_json
 from esm_onnx.cli.options import (
     FILE,
     cache_folder,
@@ -51,12 +52,12 @@ def profile(space: Space, architectures: Path, store_path: Path, as_json: bool, 
     with Store(store_path) as store, progress_bar("measuring") as report:
         with profiler(space, store, report, **measuring) as measurer:
             outcome = measurer.profile(chosen)
-    _print_outcome(outcome, store_path, as_json)
+    _print_outcome(outcome, space, store_path, as_json)
     if outcome.failures and not outcome.measured + outcome.already_measured:
         raise WorkError("no architecture could be measured")
 
 
-def profiler(space: Space, store: Store, report: Any, **measuring: Any) -> Profiler:
+def profiler(space: Space, store: Store, report: Callable[[Progress], None], **measuring: Any) -> Profiler:
     """The profiler that the measuring options describe."""
     take = measuring.__getitem__
     protocol = Protocol(
@@ -80,7 +81,7 @@ def profiler(space: Space, store: Store, report: Any, **measuring: Any) -> Profi
     )
 
 
-def _print_outcome(outcome: Outcome, store: Path, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -88,7 +89,14 @@ def _print_outcome(outcome: Outcome, store: Path, as_json: bool) -> None:
                 "facts": dict(outcome.target.facts),
                 "measured": outcome.measured,
                 "already_measured": outcome.already_measured,
-                "failures": [{"kind": f.kind, "message": f.message} for f in outcome.failures],
+                "failures": [
+                    {
+                        "architecture": to_json(space, failure.architecture),
+                        "kind": failure.kind,
+                        "message": failure.message,
+                    }
+                    for failure in outcome.failures
+                ],
                 "sessions": [{"accepted": q.accepted, "spreads": dict(q.spreads)} for q in outcome.sessions],
             }
         )
@@ -99,6 +107,3 @@ def _print_outcome(outcome: Outcome, store: Path, as_json: bool) -> None:
     )
     for failure in outcome.failures[:FEW]:
         click.echo(f"  failed ({failure.kind}): {failure.message}")
-
-
-__all__ = ["Progress", "profile", "profiler", "runtimes"]

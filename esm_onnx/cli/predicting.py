@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from esm_onnx.architectures import Space, divide, read_architectures, to_genome
-from esm_onnx.cli.options import FILE, SHARE, json_option, seed_option, space_option, store_option, together
+from esm_onnx.cli.options import FILE, SHARE, SPACE, json_option, seed_option, space_option, store_option, together
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import ThresholdNotMet
@@ -61,19 +61,27 @@ def train(store_path: Path, space: Space | None, target: str | None, out: Path, 
 @click.command()
 @click.argument("predictor", type=FILE)
 @store_option()
+@space_option(required=False)
 @target_option
 @click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]")
 @click.option("--threshold", type=SHARE, help="Exit with 3 when a bin is below this accuracy.")
 @json_option()
 def evaluate(
-    predictor: Path, store_path: Path, target: str | None, bins: int | None, threshold: float | None, as_json: bool
+    predictor: Path,
+    store_path: Path,
+    space: Space | None,
+    target: str | None,
+    bins: int | None,
+    threshold: float | None,
+    as_json: bool,
 ) -> None:
     """Compare a predictor with the measurements of a store."""
     from esm_onnx.prediction.evaluation import evaluate as compare
 
     loaded = LoadedPredictor.open(predictor)
     with Store(store_path, create=False) as store:
-        content = choose(store, space=loaded.space, target=target)
+        content = choose(store, space=space or _if_held(store, loaded.space), target=target)
+        loaded.check_space(content.space)
         dataset = assemble(store, content.space, content.target)
     latency, _, _ = loaded.predict(dataset.genomes)
     evaluation = compare(latency, dataset.latency_ms, dataset.depths, divide(loaded.space, bins), dataset.noise_floor)
@@ -93,10 +101,13 @@ def evaluate(
 @click.command()
 @click.argument("predictor", type=FILE)
 @click.argument("architectures", type=FILE)
+@click.option("--space", type=SPACE, help="Make sure that the predictor is for this space.")
 @click.option("--out", type=FILE, help="JSON Lines file.  [default: standard output]")
-def predict(predictor: Path, architectures: Path, out: Path | None) -> None:
+def predict(predictor: Path, architectures: Path, space: Space | None, out: Path | None) -> None:
     """Predict the latency of each architecture, as JSON Lines (`-` reads standard input)."""
     loaded = LoadedPredictor.open(predictor)
+    if space is not None:
+        loaded.check_space(space)
     chosen = read_architectures(architectures, loaded.space)
     rows = loaded.predict(np.array([to_genome(loaded.space, architecture) for architecture in chosen], np.int64))
     names = ("latency_ms", "lower_ms", "upper_ms")
@@ -108,6 +119,12 @@ def predict(predictor: Path, architectures: Path, out: Path | None) -> None:
         ),
         out,
     )
+
+
+def _if_held(store: Store, space: Space) -> Space | None:
+    """The space, where the store has any of it."""
+    held = {content.space.fingerprint for content in store.contents()}
+    return space if space.fingerprint in held else None
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

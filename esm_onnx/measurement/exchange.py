@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from esm_onnx.architectures import Space, from_json, to_json
-from esm_onnx.architectures.notation import read_json_lines
-from esm_onnx.errors import InputError
+from esm_onnx.architectures import Space, from_json, read_json_lines, to_json
+from esm_onnx.errors import InputError, shown
 from esm_onnx.measurement.record import SUBJECT, Measurement
 from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
@@ -99,18 +98,18 @@ def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measu
             raise InputError(f"no field {name!r}, expected architecture and latency_ms")
     for name in data:
         if name not in FIELDS:
-            raise InputError(f"unknown field {name!r}, expected some of {', '.join(FIELDS)}")
+            raise InputError(f"unknown field {shown(name)}, expected some of {', '.join(FIELDS)}")
     architecture = from_json(space, data["architecture"])
     latency = _positive(data["latency_ms"], "latency_ms")
     runs = data.get("runs_ms", [latency])
     if not isinstance(runs, list) or not runs:
-        raise InputError(f"runs_ms is {runs!r}, expected a list of times in ms")
+        raise InputError(f"runs_ms is {shown(runs)}, expected a list of times in ms")
     measurement = Measurement(
         architecture, SUBJECT, tuple(_positive(run, "runs_ms") for run in runs), _started_at(data.get("started_at"))
     )
     if not math.isclose(measurement.latency_ms, latency, rel_tol=1e-6):
         raise InputError(
-            f"latency_ms is {latency!r}, expected {measurement.latency_ms!r}, the trimmed mean of its runs_ms"
+            f"latency_ms is {shown(latency)}, expected {measurement.latency_ms!r}, the trimmed mean of its runs_ms"
         )
     return _target(data, target), measurement
 
@@ -120,13 +119,13 @@ def _target(data: dict[str, Any], asked: str | None) -> Target:
     if not isinstance(name, str) or not name:
         raise InputError(f"target is {name!r}, expected a name: give one with --target")
     if not isinstance(facts, dict) or not all(isinstance(value, str | int | float) for value in facts.values()):
-        raise InputError(f"facts is {facts!r}, expected an object of texts and numbers")
+        raise InputError(f"facts is {shown(facts)}, expected an object of texts and numbers")
     return Target(name, facts)
 
 
 def _positive(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name} is {value!r}, expected a positive number of ms")
+        raise InputError(f"{name} is {shown(value)}, expected a positive number of ms")
     return float(value)
 
 
@@ -134,5 +133,5 @@ def _started_at(value: object) -> float:
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"started_at is {value!r}, expected seconds since 1970")
+        raise InputError(f"started_at is {shown(value)}, expected seconds since 1970")
     return float(value)

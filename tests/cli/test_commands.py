@@ -245,6 +245,14 @@ def test_wrong_stores_predictors_and_names_are_one_line_each(esm: Run, tmp_path:
     esm("profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", *QUICK)
     esm("train", "--out", "p.onnx")
 
+    wrong_space = error_of(esm("predict", "p.onnx", "a.jsonl", "--space", "resnet", code=2))
+    assert re.search(r"p.onnx: a predictor for space 'tiny'.*expected one for 'resnet'", wrong_space)
+    resnets = [json.loads(line) for line in (tmp_path / "resnet.jsonl").read_text().splitlines()]
+    rows = [json.dumps({"architecture": a, "latency_ms": 1.0}) for a in resnets]
+    (tmp_path / "measured.jsonl").write_text("\n".join(rows))
+    esm("data", "import", "measured.jsonl", "--space", "resnet", "--target", "x", "--store", "other.db")
+    wrong_store = error_of(esm("evaluate", "p.onnx", "--store", "other.db", code=2))
+    assert re.search(r"p.onnx: a predictor for space 'tiny'.*expected one for 'resnet'", wrong_store)
     assert "resnet.jsonl:1: " in error_of(esm("predict", "p.onnx", "resnet.jsonl", code=2))
     assert "a.jsonl" in error_of(esm("predict", "a.jsonl", "a.jsonl", code=2))
     assert "absent.onnx" in error_of(esm("predict", "absent.onnx", "a.jsonl", code=2))
