@@ -39,9 +39,10 @@ def choose(store: Store, *, space: Space | None = None, target: str | None = Non
     )
     if not contents:
         raise InputError("no accepted measurement: measure with `esm-onnx profile`, or `data import`", file=store.path)
-    asked = "more than one space and target" if fitting else "no measurements of that space and target"
+    asked = (f"space {space.name!r}" if space else "any space") + (f" on target {target!r}" if target else "")
+    problem = "more than one set of measurements" if fitting else "no measurements"
     raise InputError(
-        f"{asked}; choose with --space, and --target NAME or the digits in brackets. There are {there}",
+        f"{problem} of {asked}; choose with --space, and --target NAME or the digits in brackets. There are {there}",
         file=store.path,
     )
 

@@ -32,6 +32,11 @@ class Interval:
     width: float
     rows: int
 
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What a prediction is multiplied by to get lower and upper."""
+        return max(0.0, 1 - self.width), 1 + self.width
+
 
 def calibrate(predicted: Vector, measured: Vector, coverage: float) -> Interval:
     """The interval from held-out rows, both in ms.

@@ -56,12 +56,21 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal digits that differ where space, rows or latencies do."""
+        """Hexadecimal digits that differ where space, rows or latencies do; the order of the rows does not count."""
+        order = np.lexsort((self.latency_ms, *self.genomes.T))
         content = hashlib.sha256(self.space.fingerprint.encode())
-        content.update(np.ascontiguousarray(self.genomes, "<i8").tobytes())
-        content.update(np.ascontiguousarray(self.latency_ms, "<f8").tobytes())
+        content.update(np.ascontiguousarray(self.genomes[order], "<i8").tobytes())
+        content.update(np.ascontiguousarray(self.latency_ms[order], "<f8").tobytes())
         return content.hexdigest()
 
     def select(self, rows: NDArray[Any] | slice) -> Dataset:
         """Some of the rows: a mask, indices or a slice."""
         return replace(self, genomes=self.genomes[rows], latency_ms=self.latency_ms[rows])
+
+    def joined(self, other: Dataset) -> Dataset:
+        """These rows, then those of another dataset of the same space and target."""
+        return replace(
+            self,
+            genomes=np.concatenate([self.genomes, other.genomes]),
+            latency_ms=np.concatenate([self.latency_ms, other.latency_ms]),
+        )

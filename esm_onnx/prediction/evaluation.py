@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ class Evaluation:
 
 
 def _bin_as_json(part: BinMetrics) -> dict[str, Any]:
-    return {"depth": part.name, **(asdict(part.metrics) if part.metrics else {"count": 0})}
+    empty = {field.name: None for field in fields(Metrics)} | {"count": 0}
+    return {"depth": part.name, **(asdict(part.metrics) if part.metrics else empty)}
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from esm_onnx.architectures import Space
+from esm_onnx.architectures import Space, genome_length
 from esm_onnx.architectures.toml_space import space_from_table
 from esm_onnx.errors import InputError
 
@@ -57,8 +57,17 @@ class LoadedPredictor:
         return LoadedPredictor(path, *_read(session, path), session)
 
     def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-        """latency_ms, lower_ms and upper_ms, each [n], of genomes [n, genome length]; NaN where one is invalid."""
-        latency, lower, upper = self.session.run(list(OUTPUTS), {"genome": np.asarray(genomes, np.int64)})
+        """latency_ms, lower_ms and upper_ms, each [n], of genomes [n, genome length]; NaN where one is invalid.
+
+        Raises:
+            InputError: the array is not of integers, or of another shape.
+        """
+        length = genome_length(self.space)
+        if genomes.ndim != 2 or genomes.shape[1] != length or not np.issubdtype(genomes.dtype, np.integer):
+            raise InputError(
+                f"genomes are {genomes.dtype} of shape {list(genomes.shape)}, expected integers of shape [n, {length}]"
+            )
+        latency, lower, upper = self.session.run(list(OUTPUTS), {"genome": genomes.astype(np.int64, copy=False)})
         return latency, lower, upper
 
     def check_space(self, space: Space) -> None:
@@ -86,7 +95,7 @@ def _read(session: Any, path: Path) -> tuple[Space, dict[str, Any]]:
         return space_from_table(metadata["space"]), metadata
     except InputError as error:
         raise error.at(path) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"its metadata is damaged ({type(error).__name__}: {error}): train it anew", file=path
         ) from None

@@ -24,7 +24,9 @@ class MlpSettings:
 
     Batch and steps were chosen once, among 64, 128 and 256 rows and 2,000, 6,000 and 12,000 steps, on public data (a
     Tesla P40) and on `dry` ResNets at 100 to 6,000 rows: 6,000 steps of 256 rows are within half a percent of accuracy
-    of the best everywhere, and take seconds. The learning rate stays constant, as in the paper.
+    of the best everywhere, and take seconds: 90.1 % from 100 rows and 98.3 % from 2,000 on the Tesla P40 (FCC, mean of
+    three seeds, 1,500 held-out rows; the best were 90.1 % and 98.7 %). The learning rate stays constant, as in the
+    paper.
 
     Attributes:
         hidden: width of each hidden layer (the paper's).
@@ -77,12 +79,11 @@ class Mlp:
 
 def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:
     """Trains an MLP on encoded architectures [n, columns] and latencies in ms [n]; the same seed, the same MLP."""
-    mean, scale = x.mean(axis=0), _spread(x.std(axis=0))
-    target_mean, target_scale = y.mean(), _spread(y.std())
+    (mean, scale), (target_mean, target_scale) = _standard(x), _standard(y)
     inputs = torch.tensor((x - mean) / scale, dtype=torch.float32)
     targets = torch.tensor((y - target_mean) / target_scale, dtype=torch.float32)[:, None]
     with _one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone, which the fork restores
         network = _network(x.shape[1], settings.hidden)
         optimiser = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -125,9 +126,9 @@ def _batches(rows: int, settings: MlpSettings) -> Iterator[torch.Tensor]:
         at += batch
 
 
-def _spread(deviation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A standard deviation to divide by: 1 where a column is constant."""
-    return np.where(deviation > 1e-12, deviation, 1.0)
+def _standard(values: Matrix | Vector) -> tuple[Vector, Vector]:
+    """Mean and standard deviation of each column; a constant column has a scale of 1, whatever its rounding errors."""
+    return values.mean(axis=0), np.where(np.ptp(values, axis=0) > 0, values.std(axis=0), 1.0)
 
 
 @contextmanager

@@ -45,8 +45,8 @@ class Predictor:
     def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
         """latency_ms, lower_ms and upper_ms, each [n], of valid genomes [n, genome length]."""
         latency = predict_latency(self.space, self.encoding, self.surrogate, genomes)
-        width = np.float32(self.interval.width)
-        return latency, np.maximum(latency * (1 - width), np.float32(0)), latency * (1 + width)
+        lower, upper = map(np.float32, self.interval.factors)
+        return latency, latency * lower, latency * upper
 
 
 def predict_latency(space: Space, encoding: str, surrogate: Surrogate, genomes: NDArray[np.int64]) -> Floats:

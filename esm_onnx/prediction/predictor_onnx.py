@@ -60,7 +60,7 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
     latency = graph.add("Max", "latency.least", latency, graph.floats("least_ms", LEAST_MS))
     nothing = graph.floats("no_latency", math.nan)
     latency = graph.add("Where", "latency.valid", draw_validity(graph, space, row), latency, nothing)
-    factors = graph.floats("factors", [1, max(0.0, 1 - predictor.interval.width), 1 + predictor.interval.width])
+    factors = graph.floats("factors", [1, *predictor.interval.factors])
     bounds = graph.add("Mul", "latency.bounds", latency, factors)
     for i, name in enumerate(OUTPUTS):
         graph.add("Gather", name, bounds, graph.constant(f"{name}.column", np.array(i)), axis=1)

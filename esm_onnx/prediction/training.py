@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm_onnx.architectures import Bins, divide
-from esm_onnx.errors import InputError
+from esm_onnx.errors import InputError, WorkError
 from esm_onnx.prediction.conformal import calibrate, measured_coverage
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.encodings import find_encoding
@@ -70,9 +70,10 @@ def train(
         held_out: measurements to evaluate on instead; no architecture of them may be in `dataset`.
 
     Raises:
-        InputError: too few rows, or an architecture on both sides.
+        InputError: too few rows, another space held out, or an architecture on both sides.
+        WorkError: the surrogate diverged.
     """
-    whole, bins = dataset, divide(dataset.space, settings.bins)
+    bins = divide(dataset.space, settings.bins)
     if held_out is None:
         outside = split(dataset, bins, settings.held_out, np.random.default_rng(settings.seed))
         dataset, held_out = dataset.select(~outside), dataset.select(outside)
@@ -82,6 +83,8 @@ def train(
         encoding.encode(dataset.space, dataset.genomes), dataset.latency_ms, settings
     )
     predicted = predict_latency(dataset.space, encoding.name, surrogate, held_out.genomes).astype(np.float64)
+    if not np.isfinite(predicted).all():
+        raise WorkError(f"the {settings.surrogate} did not settle on finite latencies: train with another seed")
     measured, rng = held_out.latency_ms, np.random.default_rng(settings.seed)
     share = measured_coverage(predicted, measured, settings.coverage, rng)
     coverage = Coverage(100 * settings.coverage, None if share is None else 100 * share)
@@ -93,7 +96,7 @@ def train(
         interval=calibrate(predicted, measured, settings.coverage),
         target=dataset.target,
         rows=len(dataset),
-        dataset=whole.digest,
+        dataset=dataset.joined(held_out).digest,
         evaluation=evaluation,
     )
     return predictor, evaluation
@@ -114,6 +117,11 @@ def _check(dataset: Dataset, held_out: Dataset) -> None:
         raise InputError(
             f"{len(dataset)} measurements to train on and {len(held_out)} held out, expected at least {LEAST_ROWS} and "
             f"1: measure more architectures"
+        )
+    if held_out.space.fingerprint != dataset.space.fingerprint:
+        raise InputError(
+            f"measurements of space {held_out.space.name!r} ({held_out.space.fingerprint}) are held out, expected "
+            f"{dataset.space.name!r} ({dataset.space.fingerprint}), which is trained on"
         )
     both = set(map(bytes, dataset.genomes)) & set(map(bytes, held_out.genomes))
     if both:
