@@ -43,7 +43,7 @@ loop_options = together(
     click.option(
         "--w-below", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."
     ),
-    click.option("--w-above", type=click.FloatRange(min=0), default=0.25, help="w2, weight of the other bins."),
+    click.option("--w-above", "--w2", type=click.FloatRange(min=0), default=0.25, help="w2, weight of the other bins."),
     click.option("--threshold", type=SHARE, default="95%", help="Acc_TH, the accuracy to reach."),
     click.option("--by-bin/--overall", default=True, help="Must every bin reach it, or the mean over all?"),
     click.option(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ def calibrate(predicted: Vector, measured: Vector, coverage: float) -> Interval:
         raise InputError(f"coverage is {coverage}, expected a share between 0 and 1, such as 0.9")
     with np.errstate(divide="ignore"):
         scores = np.sort(np.abs(measured - predicted) / predicted)
-    place = math.ceil((len(scores) + 1) * coverage)
+    place = math.ceil((len(scores) + 1) * Fraction(str(coverage)))  # in floats, 100 · 0.55 is above 55
     width = float(scores[place - 1]) if place <= len(scores) else math.inf
     return Interval(coverage, width, len(scores))
 

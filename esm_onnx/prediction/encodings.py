@@ -125,10 +125,11 @@ def indicators(space: Space, genomes: NDArray[np.int64]) -> tuple[Matrix, Matrix
     [n, slots × combinations], all zeros where the block is absent."""
     head, width = len(space.network), len(space.features)
     options = [genomes[:, i, None] == np.arange(len(feature.options)) for i, feature in enumerate(space.network)]
-    slots = genomes[:, head:].reshape(len(genomes), -1, width)
+    slots = genomes[:, head:].reshape(len(genomes), sum(space.slots), width)
     codes = np.where(slots[:, :, 0] < 0, -1, slots @ np.array(combination_strides(space)))
     held = codes[:, :, None] == np.arange(len(space.combinations))
-    return np.hstack([np.empty((len(genomes), 0)), *options]), held.reshape(len(genomes), -1).astype(np.float64)
+    flat = held.reshape(len(genomes), codes.shape[1] * len(space.combinations))
+    return np.hstack([np.empty((len(genomes), 0)), *options]), flat.astype(np.float64)
 
 
 class _Columns:

@@ -92,7 +92,11 @@ def _read(session: Any, path: Path) -> tuple[Space, dict[str, Any]]:
         metadata = json.loads(text)
         if metadata["schema"] != SCHEMA:
             raise InputError(f"a predictor of schema {metadata['schema']!r}, expected {SCHEMA}: train it anew")
-        return space_from_table(metadata["space"]), metadata
+        space = space_from_table(metadata["space"])
+        takes = [(value.name, value.shape[1:]) for value in session.get_inputs()]
+        if metadata["fingerprint"] != space.fingerprint or takes != [("genome", [genome_length(space)])]:
+            raise InputError("its metadata is of another space than its graph: train it anew")
+        return space, metadata
     except InputError as error:
         raise error.at(path) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -11,11 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from esm_onnx.errors import InputError
 from esm_onnx.prediction.surrogate import Matrix, Nodes, Vector
+
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    raise InputError(f"torch is needed to train ({error}): pip install 'esm-onnx[train]'") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,14 @@ def test_a_preset_sets_defaults_that_options_override(esm: Run) -> None:
         assert built["rounds"][0]["rows"] == rows
 
 
+def test_without_torch_training_says_what_to_install_and_the_rest_works(esm: Run, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")  # hides the real one
+    esm("sample", "--space", "tiny.toml", "--count", 30, "--out", "a.jsonl")
+    esm("profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", *QUICK)
+    for command in (["train", "--out", "p.onnx"], [*BUILD, "--out", "p.onnx"]):
+        assert "pip install 'esm-onnx[train]'" in error_of(esm(*command, code=2))
+
+
 BAD_ARCHITECTURES = {
     "torn": ('{"space": "tiny", "uni', "a.jsonl:2: not JSON"),
     "another space": ('{"space": "resnet", "units": []}', "a.jsonl:2: .*'resnet', expected 'tiny'"),

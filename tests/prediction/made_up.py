@@ -1,0 +1,108 @@
+"""Spaces, rows and predictors that are made up, without training where a test does not ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import onnx
+import onnxruntime
+from hypothesis import strategies as st
+from strategies import spaces
+
+from esm_onnx.architectures import Architecture, Space, divide, find_space, sample, to_genome
+from esm_onnx.architectures.space import choices
+from esm_onnx.prediction.conformal import Interval
+from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.encodings import find_encoding
+from esm_onnx.prediction.evaluation import evaluate
+from esm_onnx.prediction.mlp import Mlp
+from esm_onnx.prediction.predictor import Predictor, predict_latency
+from esm_onnx.prediction.surrogate import Surrogate
+
+MANY_COMBINATIONS = 60
+"""Combinations of a block beyond which a test would spend its time on zeros."""
+
+
+def moderate_spaces() -> st.SearchStrategy[Space]:
+    """Any space whose tables stay small."""
+    return spaces().filter(lambda space: choices(space.features) <= MANY_COMBINATIONS)
+
+
+def rows(space: Space, architectures: Sequence[Architecture]) -> np.ndarray:
+    length = len(to_genome(space, architectures[0]))
+    return np.array([to_genome(space, a) for a in architectures], np.int64).reshape(-1, length)
+
+
+def drawn(space: Space, count: int, seed: int = 0) -> list[Architecture]:
+    """At most `count` architectures of any space, fewer where it has no more."""
+    return sample(space, min(count, space.size), strategy="random", rng=Random(seed))
+
+
+def latency_ms(architecture: Architecture) -> float:
+    """A formula over the blocks: 1 ms, and for each block something by unit, kernel and expansion."""
+    total = 1.0
+    for u, blocks in enumerate(architecture.units, 1):
+        for block in blocks:
+            total += 0.05 * u + 0.02 * float(block["kernel"]) * float(block["expansion"])
+    return total
+
+
+def dataset(count: int, seed: int = 0, *, space: Space | None = None, noise: float = 0.0) -> Dataset:
+    """ResNets, evenly from the bins of depth, with the latencies of the formula and noise."""
+    space = space or find_space("resnet")
+    architectures = sample(space, count, strategy="balanced", rng=Random(seed))
+    factors = 1 + noise * np.random.default_rng(seed).standard_normal(count)
+    latencies = np.array([latency_ms(a) for a in architectures]) * factors
+    target = {"name": "somewhere", "facts": {"device": "abacus", "threads": 2}}
+    return Dataset(space, rows(space, architectures), latencies, target, noise_floor=noise or None)
+
+
+def random_mlp(space: Space, encoding: str, genomes: np.ndarray, seed: int = 0) -> Mlp:
+    """An MLP that nobody trained: random weights, standardised on these genomes, about 10 ms."""
+    rng = np.random.default_rng(seed)
+    encoded = find_encoding(encoding).encode(space, genomes)
+    widths = [encoded.shape[1], 16, 16, 1]
+    layers = tuple(
+        (
+            (rng.standard_normal((after, before)) / np.sqrt(before)).astype(np.float32),
+            rng.standard_normal(after).astype(np.float32),
+        )
+        for before, after in zip(widths, widths[1:], strict=False)
+    )
+    scale = np.where(np.ptp(encoded, axis=0) > 0, encoded.std(axis=0), 1.0)
+    mean = encoded.mean(axis=0).astype(np.float32)
+    return Mlp(layers, mean, scale.astype(np.float32), np.float32(10), np.float32(1))
+
+
+def predictor_of(space: Space, encoding: str, surrogate: Surrogate, genomes: np.ndarray, width: float = 0.1) -> Predictor:
+    """A predictor of that surrogate; its evaluation is on latencies that are 3 % above its predictions."""
+    predicted = predict_latency(space, encoding, surrogate, genomes).astype(np.float64)
+    depths = Dataset(space, genomes, np.ones(len(genomes)), {}).depths
+    return Predictor(
+        space=space,
+        encoding=encoding,
+        surrogate=surrogate,
+        interval=Interval(0.9, width, 50),
+        target={"name": "somewhere", "facts": {"device": "abacus", "threads": 2}},
+        rows=len(genomes),
+        dataset="digest",
+        evaluation=evaluate(predicted, predicted * 1.03, depths, divide(space)),
+    )
+
+
+def checked(predictor: Predictor, genomes: np.ndarray) -> Dataset:
+    """A dataset to write a predictor with: its own predictions."""
+    latency, _, _ = predictor.predict(genomes)
+    return Dataset(predictor.space, genomes, latency.astype(np.float64), predictor.target)
+
+
+def session_of(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
+    """The CPU, one thread, so that the machine is left to others."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
