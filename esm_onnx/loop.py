@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from esm_onnx.architectures import Architecture, Bins, Space, divide, extend, extension_quotas, sample
@@ -49,7 +49,7 @@ class Plan:
         evaluation: size of the evaluation set.
         max_measurements: stop when so many architectures were asked for, evaluation set included; None: no such bound.
         max_minutes: start no further round after so many minutes; None: no such bound.
-        train: how each round trains.
+        train: how each round trains; its bins are the plan's.
         seed: draws all architectures.
     """
 
@@ -75,6 +75,9 @@ class Plan:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold is {self.threshold}, expected a share between 0 and 1, such as 0.95")
+        extension_quotas([], self.step, self.w_below, self.w_above)  # refuses weights before anything is measured
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise InputError(f"max_minutes is {self.max_minutes}, expected minutes above 0, or None")
         if self.max_measurements is not None and self.max_measurements < self.initial + self.evaluation:
             raise InputError(
                 f"{self.max_measurements} measurements at most, but the first round alone takes {self.initial} and the "
@@ -112,7 +115,8 @@ class Round:
     def score(self, plan: Plan) -> float:
         """What the threshold is compared with, in %: accuracy in the worst bin, or over all."""
         worst = self.evaluation.worst_bin
-        return (worst.accuracy if plan.by_bin and worst else None) or self.evaluation.overall.accuracy
+        judged = worst.metrics if plan.by_bin and worst else None
+        return (judged or self.evaluation.overall).accuracy
 
 
 def rounds(
@@ -127,9 +131,12 @@ def rounds(
 
     Raises:
         SpaceExhausted: the space is too small for N_I and the evaluation set.
-        InputError: too few of them could be measured to train and evaluate.
+        InputError: fewer architectures to evaluate on than bins, or too few could be measured to train and evaluate.
     """
     bins, rng, started = divide(space, plan.bins), Random(plan.seed), clock()
+    if plan.evaluation < len(bins):
+        raise InputError(f"evaluation is {plan.evaluation}, expected at least one for each of the {len(bins)} bins")
+    settings = replace(plan.train, bins=plan.bins)
     held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins)
     asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
     measure([*held_out, *asked])
@@ -138,7 +145,7 @@ def rounds(
         number += 1
         test = assemble(held_out)
         dataset = assemble(asked)
-        predictor, evaluation = train(dataset, plan.train, held_out=test)
+        predictor, evaluation = train(dataset, settings, held_out=test)
         accuracies = [part.accuracy for part in evaluation.bins]
         below = tuple(accuracy is not None and accuracy < 100 * plan.threshold for accuracy in accuracies)
         spent = len(held_out) + len(asked)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from esm_onnx.architectures import Architecture, Space, to_genome
+from esm_onnx.architectures import Architecture, Space, genome_length, to_genome
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import SUBJECT
@@ -58,7 +58,7 @@ def assemble(store: Store, space: Space, target: Target, *, only: Collection[Arc
         if measurement.role == SUBJECT:
             latencies.setdefault(measurement.architecture, []).append(measurement.latency_ms)
     rows = list(latencies) if only is None else [architecture for architecture in only if architecture in latencies]
-    genomes = np.array([to_genome(space, row) for row in rows], dtype=np.int64).reshape(len(rows), -1)
+    genomes = np.array([to_genome(space, row) for row in rows], dtype=np.int64).reshape(len(rows), genome_length(space))
     return Dataset(
         space=space,
         genomes=genomes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -70,14 +71,16 @@ def random_mlp(space: Space, encoding: str, genomes: np.ndarray, seed: int = 0) 
             (rng.standard_normal((after, before)) / np.sqrt(before)).astype(np.float32),
             rng.standard_normal(after).astype(np.float32),
         )
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in itertools.pairwise(widths)
     )
     scale = np.where(np.ptp(encoded, axis=0) > 0, encoded.std(axis=0), 1.0)
     mean = encoded.mean(axis=0).astype(np.float32)
     return Mlp(layers, mean, scale.astype(np.float32), np.float32(10), np.float32(1))
 
 
-def predictor_of(space: Space, encoding: str, surrogate: Surrogate, genomes: np.ndarray, width: float = 0.1) -> Predictor:
+def predictor_of(
+    space: Space, encoding: str, surrogate: Surrogate, genomes: np.ndarray, width: float = 0.1
+) -> Predictor:
     """A predictor of that surrogate; its evaluation is on latencies that are 3 % above its predictions."""
     predicted = predict_latency(space, encoding, surrogate, genomes).astype(np.float64)
     depths = Dataset(space, genomes, np.ones(len(genomes)), {}).depths

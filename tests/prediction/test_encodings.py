@@ -234,5 +234,7 @@ def test_no_rows_give_no_rows(name: str) -> None:
 
 
 def test_an_unknown_encoding_is_refused_with_all_names() -> None:
-    with pytest.raises(InputError, match="encoding 'fccc', expected one of one-hot, feature, statistical, fc, fcc, fcc-f"):
+    with pytest.raises(
+        InputError, match="encoding 'fccc', expected one of one-hot, feature, statistical, fc, fcc, fcc-f"
+    ):
         find_encoding("fccc")

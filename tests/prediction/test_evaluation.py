@@ -57,7 +57,7 @@ def test_spearman_is_the_correlation_of_ranks(rows: list[tuple[float, float]]) -
 
 
 def test_rank_correlations_of_many_rows() -> None:
-    """Independent halves of 3,000 rows: order and reversed order cancel to a value known beforehand."""
+    """3,000 rows, the second half of them reversed: both correlations are known beforehand."""
     up = np.arange(1500.0)
     a, b = np.concatenate([up, up + 1500]), np.concatenate([up, up[::-1] + 1500])
     # of 1500·2999 pairs only those inside the second half, 1500·1499/2, are discordant
@@ -122,10 +122,10 @@ def test_one_row_has_no_ranks() -> None:
 
 
 def test_the_reachable_accuracy_is_that_of_a_perfect_predictor_on_noisy_measurements() -> None:
-    noise = np.random.default_rng(0).standard_normal(400_000)
-    truth = np.full(400_000, 5.0)
-    evaluation = evaluate(truth * (1 + 0.01 * noise), truth, np.ones(400_000, np.int64), BINS, 0.01)
-    assert evaluation.reachable == pytest.approx(evaluation.overall.accuracy, abs=0.01)
+    noise = np.random.default_rng(0).standard_normal(100_000)
+    truth = np.full(100_000, 5.0)
+    evaluation = evaluate(truth * (1 + 0.01 * noise), truth, np.ones(100_000, np.int64), BINS, 0.01)
+    assert evaluation.reachable == pytest.approx(evaluation.overall.accuracy, abs=0.02)
     assert evaluate(truth[:2], truth[:2], np.ones(2, np.int64), BINS).reachable is None
 
 

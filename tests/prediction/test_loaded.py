@@ -1,0 +1,174 @@
+"""Reading predictor.onnx, ours and what is taken for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from prediction.made_up import checked, drawn, predictor_of, random_mlp, rows
+
+from esm_onnx.architectures import Feature, Space, find_space
+from esm_onnx.errors import InputError
+from esm_onnx.prediction.loaded import LoadedPredictor
+from esm_onnx.prediction.predictor import Predictor
+from esm_onnx.prediction.predictor_onnx import write_predictor
+
+TOY = Space("toy", ((1, 3), (2,)), block=(Feature("kernel", (3, 5)),), network=(Feature("resolution", (160, 224)),))
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    genomes = rows(TOY, drawn(TOY, 20))
+    return predictor_of(TOY, "fcc", random_mlp(TOY, "fcc", genomes), genomes)
+
+
+@pytest.fixture
+def path(predictor: Predictor, tmp_path: Path) -> Path:
+    write_predictor(predictor, tmp_path / "p.onnx", check=checked(predictor, rows(TOY, drawn(TOY, 20))))
+    return tmp_path / "p.onnx"
+
+
+def test_a_predictor_survives_its_file(predictor: Predictor, path: Path) -> None:
+    loaded = LoadedPredictor.open(path)
+    genomes = rows(TOY, drawn(TOY, 50, seed=1))
+    assert loaded.space == TOY
+    assert loaded.metadata["encoding"]["name"] == "fcc"
+    for found, expected in zip(loaded.predict(genomes), predictor.predict(genomes), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    for found in LoadedPredictor.open(str(path)).predict(genomes[:0]):
+        assert found.shape == (0,)
+
+
+@pytest.mark.parametrize("family", ["resnet", "mobilenetv3", "densenet"])
+def test_the_space_is_read_back_whole(family: str, tmp_path: Path) -> None:
+    space = find_space(family)
+    genomes = rows(space, drawn(space, 5))
+    predictor = predictor_of(space, "fcc", random_mlp(space, "fcc", genomes), genomes)
+    write_predictor(predictor, tmp_path / "p.onnx", check=checked(predictor, genomes))
+    assert LoadedPredictor.open(tmp_path / "p.onnx").space == space
+
+
+def test_invalid_rows_are_nan(path: Path) -> None:
+    genomes = rows(TOY, drawn(TOY, 3))
+    genomes[1, 1] = 2
+    for values in LoadedPredictor.open(path).predict(genomes.astype(np.int32)):
+        assert np.isnan(values).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "genomes", [np.zeros((3, 5), np.int64), np.zeros(6, np.int64), np.zeros((2, 6)), np.zeros((2, 6), bool)]
+)
+def test_arrays_that_hold_no_genomes_are_refused(path: Path, genomes: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"genomes are .* of shape .*, expected integers of shape \[n, 6\]"):
+        LoadedPredictor.open(path).predict(genomes)
+
+
+def test_a_predictor_for_another_space_is_refused(path: Path) -> None:
+    loaded = LoadedPredictor.open(path)
+    loaded.check_space(replace(TOY))
+    with pytest.raises(InputError) as caught:
+        loaded.check_space(find_space("resnet"))
+    assert "for space 'toy'" in str(caught.value)
+    assert "'resnet'" in str(caught.value)
+    assert caught.value.file == path
+    with pytest.raises(InputError, match="a predictor for space 'toy'"):
+        loaded.check_space(replace(TOY, block=(Feature("kernel", (5, 3)),)))
+
+
+def as_text(path: Path) -> None:
+    path.write_text('{"architecture": {}}\n')
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def another_network(path: Path) -> None:
+    takes, gives = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [takes], [gives])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (as_text, "not an ONNX file that ONNX Runtime can load"),
+        (cut, "not an ONNX file that ONNX Runtime can load"),
+        (emptied, "not an ONNX file that ONNX Runtime can load"),
+        (removed, "no such file"),
+        (a_folder, "no such file"),
+        (another_network, "an ONNX file without the metadata 'esm_onnx', expected a predictor of esm-onnx"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_files_that_are_no_predictors(path: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(path)
+    with pytest.raises(InputError) as caught:
+        LoadedPredictor.open(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda data: {key: value for key, value in data.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data | {"schema": 2}, "a predictor of schema 2, expected 1"),
+        (without("schema"), "its metadata is damaged"),
+        (without("space"), "its metadata is damaged"),
+        (without("fingerprint"), "its metadata is damaged"),
+        (lambda data: [data], "its metadata is damaged"),
+        (lambda _: None, "its metadata is damaged"),
+        (lambda data: data | {"space": "resnet"}, "the space is 'resnet', expected a table"),
+        (lambda data: data | {"space": data["space"] | {"depth": []}}, "depth is []"),
+        (lambda data: data | {"space": data["space"] | {"depth": [[1, 2], [2]]}}, "its metadata is of another space"),
+        (
+            lambda data: (
+                data | {"space": find_space("resnet").table(), "fingerprint": find_space("resnet").fingerprint}
+            ),
+            "its metadata is of another space than its graph",
+        ),
+    ],
+)
+def test_metadata_that_do_not_fit(path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    model = onnx.load(path)
+    (entry,) = model.metadata_props
+    entry.value = json.dumps(change(json.loads(entry.value)))
+    onnx.save(model, path)
+    with pytest.raises(InputError) as caught:
+        LoadedPredictor.open(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema": 1'])
+def test_metadata_that_are_no_json(path: Path, text: str) -> None:
+    model = onnx.load(path)
+    model.metadata_props[0].value = text
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="its metadata is damaged"):
+        LoadedPredictor.open(path)
