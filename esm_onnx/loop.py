@@ -23,6 +23,7 @@ from esm_onnx.architectures import Architecture, Bins, Space, divide, extend, ex
 from esm_onnx.architectures.sampling import STRATEGIES, left_in_bins
 from esm_onnx.errors import InputError
 from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Evaluation
 from esm_onnx.prediction.predictor import Predictor
 from esm_onnx.prediction.training import TrainSettings, train
@@ -75,6 +76,8 @@ class Plan:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold is {self.threshold}, expected a share between 0 and 1, such as 0.95")
+        if not self.w_below > 0:
+            raise InputError(f"w_below is {self.w_below}, expected more than 0: bins below the threshold must grow")
         extension_quotas([], self.step, self.w_below, self.w_above)  # refuses weights before anything is measured
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise InputError(f"max_minutes is {self.max_minutes}, expected minutes above 0, or None")
@@ -93,7 +96,7 @@ class Round:
         number: from 1.
         rows: measurements trained on.
         measurements: architectures asked for so far, evaluation set included.
-        below: for each bin, whether it is below the threshold.
+        below: for each bin, whether it is below the threshold, or nothing of it could be evaluated.
         test: the measurements of the evaluation set.
         end: why the loop ends with this round: "threshold", "measurements", "minutes", "space"; None when it goes on.
     """
@@ -137,6 +140,7 @@ def rounds(
     if plan.evaluation < len(bins):
         raise InputError(f"evaluation is {plan.evaluation}, expected at least one for each of the {len(bins)} bins")
     settings = replace(plan.train, bins=plan.bins)
+    find_encoding(settings.encoding).table(space)  # refuses a space too large for it before anything is measured
     held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins)
     asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
     measure([*held_out, *asked])
@@ -147,7 +151,7 @@ def rounds(
         dataset = assemble(asked)
         predictor, evaluation = train(dataset, settings, held_out=test)
         accuracies = [part.accuracy for part in evaluation.bins]
-        below = tuple(accuracy is not None and accuracy < 100 * plan.threshold for accuracy in accuracies)
+        below = tuple(accuracy is None or accuracy < 100 * plan.threshold for accuracy in accuracies)
         spent = len(held_out) + len(asked)
         drawn = [] if _reached(plan, evaluation, below) else _draw(space, plan, bins, rng, below, [*held_out, *asked])
         end = _end(plan, evaluation, below, spent, drawn, (clock() - started) / 60)

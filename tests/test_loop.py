@@ -254,6 +254,17 @@ def test_failures_are_survived_and_cost_measurements() -> None:
     assert len(attempted) == len(set(attempted)), "what failed is not drawn again"
 
 
+def test_a_bin_that_cannot_be_evaluated_is_not_taken_for_good() -> None:
+    """The deepest architectures all fail, as where memory ends: nothing shows that their bin is at the threshold."""
+    bins = divide(RESNET)
+    plan = replace(PLAN, threshold=0.5, max_measurements=100)
+    device = Device(broken=lambda a: bins.index(a.depth) == 4)
+    turns = device.run(plan)
+    assert [turn.below for turn in turns] == [(False, False, False, False, True)] * 2
+    assert [turn.end for turn in turns] == [None, "measurements"]
+    assert [turn.end for turn in device.run(replace(plan, by_bin=False))] == ["threshold"]
+
+
 def test_when_all_fail_it_says_so() -> None:
     with pytest.raises(InputError, match="0 measurements to train on and 0 held out"):
         Device(broken=everything).run(PLAN)
@@ -287,7 +298,7 @@ def test_a_space_too_small_is_refused_before_anything_is_measured() -> None:
         ({"threshold": 1}, "threshold is 1, expected a share"),
         ({"threshold": 95}, "threshold is 95, expected a share between 0 and 1, such as 0.95"),
         ({"threshold": math.nan}, "threshold is nan"),
-        ({"w_below": -1}, "weights -1, 0.25: expected"),
+        ({"w_below": -1}, "w_below is -1, expected more than 0"),
         ({"w_above": math.nan}, "weights 1.0, nan: expected"),
         ({"max_minutes": 0}, "max_minutes is 0, expected minutes above 0"),
         ({"max_minutes": math.nan}, "max_minutes is nan"),

@@ -21,6 +21,7 @@ from esm_onnx.cli.predicting import evaluate, predict, train
 from esm_onnx.errors import EsmError
 
 INTERRUPTED = 130
+TRACEBACK = "ESM_ONNX_TRACEBACK"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
@@ -39,8 +40,8 @@ def main() -> None:
         commands.main(standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        hint = f"; see {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
+        _fail(" ".join(error.format_message().split()) + hint, error.exit_code)
     except EsmError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -49,6 +50,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, sqlite3.Error) as error:
         _fail(" ".join(str(error).split()), 1)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _fail(f"internal: {type(error).__name__}: {' '.join(str(error).split())}; {TRACEBACK}=1 shows where", 1)
 
 
 def _fail(message: str, code: int) -> None:

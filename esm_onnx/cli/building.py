@@ -12,7 +12,7 @@ from esm_onnx.architectures import Architecture, Space
 from esm_onnx.architectures.sampling import STRATEGIES
 from esm_onnx.cli.measuring import profiler
 from esm_onnx.cli.options import (
-    FILE,
+    OUT,
     SHARE,
     json_option,
     measuring_options,
@@ -29,7 +29,7 @@ from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble
 
 if TYPE_CHECKING:
-    from esm_onnx.loop import Round
+    from esm_onnx.loop import Plan, Round
     from esm_onnx.prediction.dataset import Dataset
 
 PLAN = ("strategy", "initial", "step", "w_below", "w_above", "bins", "threshold", "by_bin", "evaluation")
@@ -41,7 +41,7 @@ loop_options = together(
     click.option("--initial", type=click.IntRange(min=1), default=300, help="N_I, the first architectures."),
     click.option("--step", type=click.IntRange(min=1), default=100, help="N_Step, those of each further round."),
     click.option(
-        "--w-below", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."
+        "--w-below", "--w1", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."
     ),
     click.option("--w-above", "--w2", type=click.FloatRange(min=0), default=0.25, help="w2, weight of the other bins."),
     click.option("--threshold", type=SHARE, default="95%", help="Acc_TH, the accuracy to reach."),
@@ -65,7 +65,7 @@ loop_options = together(
 @training_options
 @measuring_options
 @seed_option()
-@click.option("--out", type=FILE, required=True, help="The predictor, usually predictor.onnx.")
+@click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
 @json_option()
 def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Measure, train, evaluate and extend until the predictor is good enough.
@@ -80,30 +80,42 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
     training = TrainSettings(**{name: options[name] for name in TRAINING})
     plan = Plan(train=training, **{name: options[name] for name in (*PLAN, *BUDGET)})
     best: Round | None = None
-    history = []
+    history: list[Round] = []
+    ended: ThresholdNotMet | None = None
     with Store(store_path) as store, progress_bar("measuring") as report:
         with profiler(space, store, report, **options) as measurer:
 
             def dataset(architectures: Sequence[Architecture]) -> Dataset:
                 return assemble(store, space, measurer.target, only=architectures)
 
-            for turn in rounds(space, plan, measurer.profile, dataset):
-                click.echo(_line(turn), err=True)
-                history.append(_as_json(turn))
-                if best is None or turn.score(plan) >= best.score(plan):
-                    best = turn
-                    write_predictor(turn.predictor, out, check=turn.test)
-    assert best is not None
+            try:
+                for turn in rounds(space, plan, measurer.profile, dataset):
+                    click.echo(_line(turn), err=True)
+                    history.append(turn)
+                    if best is None or turn.score(plan) >= best.score(plan):
+                        best = turn
+                        write_predictor(turn.predictor, out, check=turn.test)
+            except ThresholdNotMet as error:  # the references scatter: what was reached before still counts
+                ended = error
+    if best is not None:
+        _print_outcome(plan, history, best, out, store_path, as_json)
+    if ended is None and not history[-1].reached:
+        ended = ThresholdNotMet(f"{_line(history[-1])}; {REASONS[history[-1].end or '']}")
+    if ended is not None:
+        raise ended
+
+
+def _print_outcome(plan: Plan, history: list[Round], best: Round, out: Path, store: Path, as_json: bool) -> None:
+    last = history[-1]
     if as_json:
-        print_json({"predictor": str(out), "reached": turn.reached, "rounds": history, **best.evaluation.as_json()})
-    else:
-        print_evaluation(best.evaluation)
-        click.echo(
-            f"predictor of round {best.number} written to {out}; {turn.measurements} architectures asked for, "
-            f"{plan.evaluation} of them only to evaluate; store {store_path}"
-        )
-    if not turn.reached:
-        raise ThresholdNotMet(f"{_line(turn)}; {REASONS[turn.end or '']}")
+        turns = [_as_json(turn) for turn in history]
+        print_json({"predictor": str(out), "reached": last.reached, "rounds": turns, **best.evaluation.as_json()})
+        return
+    print_evaluation(best.evaluation)
+    click.echo(
+        f"predictor of round {best.number} written to {out}; {last.measurements} architectures asked for, "
+        f"{plan.evaluation} of them only to evaluate; store {store}"
+    )
 
 
 REASONS = {

@@ -23,7 +23,7 @@ from esm_onnx.architectures import sample as draw
 from esm_onnx.architectures.genome import genome_length
 from esm_onnx.architectures.notation import read_json_lines
 from esm_onnx.architectures.sampling import STRATEGIES
-from esm_onnx.cli.options import FILE, SPACE, json_option, seed_option, space_option
+from esm_onnx.cli.options import FILE, OUT, SPACE, json_option, seed_option, space_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError
 
@@ -64,7 +64,7 @@ def _describe(space: Space) -> dict[str, Any]:
 @click.option("--bins", type=click.IntRange(min=1), help="N_Bins of `balanced`.  [default: 5, or fewer]")
 @click.option("--exclude", type=FILE, help="Architectures that are not to be drawn again.")
 @seed_option()
-@click.option("--out", type=FILE, help="JSON Lines file.  [default: standard output]")
+@click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
 def sample(
     space: Space, strategy: str, count: int, bins: int | None, exclude: Path | None, seed: int, out: Path | None
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space
-from esm_onnx.cli.options import FILE, json_option, space_option, store_option
+from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.measurement.exchange import exported_lines, import_file
 from esm_onnx.measurement.store import Content, Store
@@ -43,7 +43,7 @@ def import_(file: Path, space: Space, target: str | None, store_path: Path, as_j
 @space_option(required=False)
 @click.option("--target", help="Only this target: its name, or the beginning of its digest.")
 @click.option("--runs", is_flag=True, help="With every run.")
-@click.option("--out", type=FILE, help="JSON Lines file.  [default: standard output]")
+@click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
 def export_(store_path: Path, space: Space | None, target: str | None, runs: bool, out: Path | None) -> None:
     """Write accepted measurements as JSON Lines, with target and provenance."""
     with Store(store_path, create=False) as store:

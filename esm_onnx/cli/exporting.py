@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from esm_onnx.architectures import Space, read_architectures, to_json
-from esm_onnx.cli.options import FILE, json_option, seed_option, space_option
+from esm_onnx.cli.options import FILE, FOLDER, json_option, seed_option, space_option
 from esm_onnx.cli.printing import print_json, write_lines
 from esm_onnx.export import ExportSettings, write_subnet
 
@@ -15,7 +15,7 @@ from esm_onnx.export import ExportSettings, write_subnet
 @click.command()
 @space_option()
 @click.option("--architectures", type=FILE, required=True, help="JSON Lines file of architectures.")
-@click.option("--out", type=FILE, required=True, help="Folder; subnets.jsonl in it says which file is which.")
+@click.option("--out", type=FOLDER, required=True, help="Folder; subnets.jsonl in it says which file is which.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Images of one inference.")
 @click.option("--opset", type=int, default=17, help="ONNX operator set.")
 @click.option("--precision", default="fp32", help="Number format.")

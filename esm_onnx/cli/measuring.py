@@ -77,6 +77,7 @@ def profiler(space: Space, store: Store, report: Callable[[Progress], None], **m
         export=ExportSettings(take("batch"), take("opset"), take("precision"), take("embed_weights")),
         protocol=protocol,
         name=take("target"),
+        retry_failed=take("retry_failed"),
         report=report,
     )
 
@@ -89,6 +90,7 @@ def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -
                 "facts": dict(outcome.target.facts),
                 "measured": outcome.measured,
                 "already_measured": outcome.already_measured,
+                "weakly_measured": outcome.weakly_measured,
                 "failures": [
                     {
                         "architecture": to_json(space, failure.architecture),
@@ -105,5 +107,9 @@ def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -
         f"{outcome.measured} measured on {outcome.target.name!r}, {outcome.already_measured} were there already, "
         f"{len(outcome.failures)} failed; store {store}"
     )
+    if outcome.weakly_measured:
+        click.echo(f"  {outcome.weakly_measured} of those had fewer runs or a greater tolerance than is asked for now")
     for failure in outcome.failures[:FEW]:
         click.echo(f"  failed ({failure.kind}): {failure.message}")
+    if outcome.failures:
+        click.echo("  after two failures an architecture is left alone; --retry-failed tries it again")

@@ -39,7 +39,29 @@ class Share(click.ParamType[float]):
         return share
 
 
+class WritablePath(click.ParamType[Path]):
+    """A file or folder that will be written; checked before any work is done."""
+
+    def __init__(self, *, folder: bool) -> None:
+        self.name = "folder" if folder else "file"
+        self._folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if str(path) == "-" and not self._folder:
+            return path
+        if path.exists() and path.is_dir() != self._folder:
+            self.fail(f"{path} is a {'file' if self._folder else 'folder'}, expected a {self.name}", param, ctx)
+        there = next(part for part in (path, *path.absolute().parents) if part.is_dir() or part.exists())
+        holder = there if there.is_dir() else there.parent
+        if not os.access(holder, os.W_OK) or (there != path and not there.is_dir()):
+            self.fail(f"{path} cannot be written: {there} is no folder to write in", param, ctx)
+        return path
+
+
 SPACE = SpaceType()
+OUT = WritablePath(folder=False)
+FOLDER = WritablePath(folder=True)
 SHARE = Share()
 FILE = click.Path(path_type=Path)
 
@@ -62,7 +84,9 @@ def json_option() -> Callable[[Command], Command]:
 
 def seed_option() -> Callable[[Command], Command]:
     """`--seed`."""
-    return click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything that is drawn.")
+    return click.option(
+        "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, help="Seed of everything that is drawn."
+    )
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -95,9 +119,10 @@ measuring_options = together(
         "--attempts", type=click.IntRange(min=1), default=3, help="Rejected sessions in a row before giving up."
     ),
     click.option(
-        "--deadline", type=click.FloatRange(min=0, min_open=True), default=300.0, help="Seconds for a subnet."
+        "--deadline", type=click.FloatRange(0, 1e6, min_open=True), default=300.0, help="Seconds for a subnet."
     ),
-    click.option("--folder", type=FILE, help="Where subnets and weights are written.  [default: the user's cache]"),
+    click.option("--retry-failed", is_flag=True, help="Try again what failed in earlier commands."),
+    click.option("--folder", type=FOLDER, help="Where subnets and weights are written.  [default: the user's cache]"),
 )
 """What decides how `profile` and `build` measure."""
 

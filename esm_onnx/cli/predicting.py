@@ -9,14 +9,14 @@ import click
 import numpy as np
 
 from esm_onnx.architectures import Space, divide, read_architectures, to_genome
-from esm_onnx.cli.options import FILE, SHARE, SPACE, json_option, seed_option, space_option, store_option, together
+from esm_onnx.cli.options import FILE, OUT, SHARE, SPACE, json_option, seed_option, space_option, store_option, together
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
-from esm_onnx.errors import ThresholdNotMet
-from esm_onnx.measurement.store import Store
+from esm_onnx.errors import InputError, ThresholdNotMet
+from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import assemble, choose
 from esm_onnx.prediction.encodings import ENCODINGS
-from esm_onnx.prediction.evaluation import Evaluation, Metrics
+from esm_onnx.prediction.evaluation import Coverage, Evaluation, Metrics
 from esm_onnx.prediction.loaded import LoadedPredictor
 
 training_options = together(
@@ -38,7 +38,7 @@ target_option = click.option("--target", help="Name of the target, or the beginn
 @training_options
 @click.option("--held-out", type=SHARE, default="20%", help="Share never trained on: for accuracy and intervals.")
 @seed_option()
-@click.option("--out", type=FILE, required=True, help="The predictor, usually predictor.onnx.")
+@click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
 @json_option()
 def train(store_path: Path, space: Space | None, target: str | None, out: Path, as_json: bool, **settings: Any) -> None:
     """Train a predictor on a store and write it as ONNX."""
@@ -75,23 +75,33 @@ def evaluate(
     threshold: float | None,
     as_json: bool,
 ) -> None:
-    """Compare a predictor with the measurements of a store."""
+    """Compare a predictor with the measurements of a store, less those that it was trained on."""
     from esm_onnx.prediction.evaluation import evaluate as compare
 
     loaded = LoadedPredictor.open(predictor)
     with Store(store_path, create=False) as store:
-        content = choose(store, space=space or _if_held(store, loaded.space), target=target)
+        content = _what_it_is_for(store, loaded, space, target)
         loaded.check_space(content.space)
-        dataset = assemble(store, content.space, content.target)
-    latency, _, _ = loaded.predict(dataset.genomes)
-    evaluation = compare(latency, dataset.latency_ms, dataset.depths, divide(loaded.space, bins), dataset.noise_floor)
-    seen = loaded.metadata["dataset"] == dataset.digest
-    if seen:
-        click.echo("note: the predictor was trained on these measurements; others would tell more", err=True)
+        measured = assemble(store, content.space, content.target)
+    seen = loaded.trained_on(measured.genomes)
+    unseen = measured.select(~seen)
+    if not len(unseen):
+        raise InputError(f"trained on all {len(seen)} measurements, expected others too: measure more", file=predictor)
+    if content.target.digest != loaded.target.digest:
+        click.echo(f"note: measured on {content.target.name!r}, predicted for {loaded.target.name!r}", err=True)
+    latency, lower, upper = loaded.predict(unseen.genomes)
+    inside = ((lower <= unseen.latency_ms) & (unseen.latency_ms <= upper))[~loaded.calibrated_on(unseen.genomes)]
+    coverage = Coverage(
+        100 * loaded.metadata["interval"]["coverage"], float(100 * inside.mean()) if inside.size else None
+    )
+    evaluation = compare(
+        latency, unseen.latency_ms, unseen.depths, divide(loaded.space, bins), unseen.noise_floor, coverage
+    )
     if as_json:
-        print_json({"measurements": len(dataset), "trained_on_these": seen, **evaluation.as_json()})
+        print_json({"measurements": len(unseen), "trained_on": int(seen.sum()), **evaluation.as_json()})
     else:
         print_evaluation(evaluation)
+        click.echo(f"{len(unseen)} of {len(seen)} measurements; on the others it was trained")
     worst = evaluation.worst_bin
     accuracy = worst.accuracy if worst else None
     if threshold is not None and worst and accuracy is not None and accuracy < 100 * threshold:
@@ -102,7 +112,7 @@ def evaluate(
 @click.argument("predictor", type=FILE)
 @click.argument("architectures", type=FILE)
 @click.option("--space", type=SPACE, help="Make sure that the predictor is for this space.")
-@click.option("--out", type=FILE, help="JSON Lines file.  [default: standard output]")
+@click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
 def predict(predictor: Path, architectures: Path, space: Space | None, out: Path | None) -> None:
     """Predict the latency of each architecture, as JSON Lines (`-` reads standard input)."""
     loaded = LoadedPredictor.open(predictor)
@@ -121,10 +131,14 @@ def predict(predictor: Path, architectures: Path, space: Space | None, out: Path
     )
 
 
-def _if_held(store: Store, space: Space) -> Space | None:
-    """The space, where the store has any of it."""
-    held = {content.space.fingerprint for content in store.contents()}
-    return space if space.fingerprint in held else None
+def _what_it_is_for(store: Store, loaded: LoadedPredictor, space: Space | None, target: str | None) -> Content:
+    """The predictor's own space and target, where the store has them and nothing else is asked for."""
+    contents = store.contents()
+    if space is None and loaded.space.fingerprint in {content.space.fingerprint for content in contents}:
+        space = loaded.space
+    if target is None and loaded.target.digest in {content.target.digest for content in contents}:
+        target = loaded.target.digest
+    return choose(store, space=space, target=target)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -20,7 +20,7 @@ class Rule:
     allows: Callable[[Any], bool]
 
 
-WHOLE = Rule("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
+WHOLE = Rule("a whole number from 1 to 100,000", lambda value: _is_whole(value) and 1 <= value <= 100_000)
 ODD = Rule("an odd whole number", lambda value: _is_whole(value) and value >= 1 and value % 2 == 1)
 FLAG = Rule("0 or 1", lambda value: _is_whole(value) and value in (0, 1))
 POSITIVE_NUMBER = Rule(

@@ -13,6 +13,7 @@ from esm_onnx.architectures import Architecture, Space, to_genome
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.export.pool import Allotment, grow
 from esm_onnx.export.settings import EXPORT_VERSION, ExportSettings
+from esm_onnx.export.torch_writer import find_supernet, source_digest
 from esm_onnx.export.writers import WRITERS, export_of, find_writer
 from esm_onnx.files import replacing
 
@@ -92,8 +93,11 @@ def export_facts(space: Space, settings: ExportSettings) -> dict[str, str | int]
         InputError: the space has no [export].
     """
     export = export_of(space)
-    pooled = export.writer in WRITERS and not settings.embed_weights
+    ours = export.writer in WRITERS
+    pooled = ours and not settings.embed_weights
+    source = {} if ours else {"writer_source": source_digest(find_supernet(export.writer, ours=tuple(WRITERS)))}
     return {
+        **source,
         "writer": export.writer,
         "writer_settings": json.dumps(dict(export.settings), sort_keys=True, default=str),
         "batch": settings.batch,

@@ -7,7 +7,9 @@ inside the file. torch is imported here only, when a supernet is written.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import io
 import logging
 import os
@@ -16,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -60,11 +63,20 @@ def find_supernet(name: str, *, ours: tuple[str, ...]) -> Supernet:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's module may do anything
         raise InputError(f"writer {name!r} cannot be loaded from module {module_name!r}: {_reason(error)}") from error
     if not callable(found):
         raise InputError(f"writer {name!r} is {type(found).__name__}, expected a function architecture → torch module")
     return found  # type: ignore[no-any-return]
+
+
+def source_digest(supernet: Supernet) -> str:
+    """Sixteen hexadecimal digits of the file that the supernet is written in; "unknown" where there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(supernet))
+        return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()[:16]
+    except (TypeError, OSError):
+        return "unknown"
 
 
 def write_module(
@@ -91,7 +103,7 @@ def write_module(
         torch.manual_seed(seed)
         try:
             module = supernet(architecture)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExportError(f"{where}: the supernet failed: {_reason(error)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{where}: the supernet gave {type(module).__name__}, expected a torch.nn.Module")
@@ -156,7 +168,7 @@ def _muted() -> Iterator[None]:
         logging.disable(level)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The error in one line; an error of the exporter hides its cause beneath it."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__

@@ -18,6 +18,9 @@ from esm_onnx.measurement.record import SUBJECT, Measurement
 from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
 
+LEAST_MS, GREATEST_MS = 1e-9, 1e9
+"""What a latency can be, in ms: from below a clock's tick to eleven days."""
+GREATEST_NUMBER = 1e18
 FIELDS = ("architecture", "latency_ms", "target", "facts", "runs_ms", "started_at", "provenance")
 
 
@@ -46,7 +49,12 @@ def import_file(store: Store, path: Path | str, space: Space, *, target: str | N
         raise InputError('no line, expected {"architecture": {…}, "latency_ms": 3.2}', file=path)
     counts: dict[str, int] = {}
     for of, measurements in by_target.values():
-        provenance = {"imported": Path(path).name, "digest": seen.hexdigest()[:16], "target": of.digest}
+        provenance = {
+            "imported": Path(path).name,
+            "digest": seen.hexdigest()[:16],
+            "target": of.digest,
+            "space": space.fingerprint,
+        }
         counts[of.name] = counts.get(of.name, 0) + store.add(space, of, provenance, measurements)
     return counts
 
@@ -116,22 +124,28 @@ def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measu
 
 def _target(data: dict[str, Any], asked: str | None) -> Target:
     name, facts = asked or data.get("target"), data.get("facts", {})
-    if not isinstance(name, str) or not name:
-        raise InputError(f"target is {name!r}, expected a name: give one with --target")
-    if not isinstance(facts, dict) or not all(isinstance(value, str | int | float) for value in facts.values()):
-        raise InputError(f"facts is {shown(facts)}, expected an object of texts and numbers")
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise InputError(f"target is {shown(name)}, expected a name in printable characters: give one with --target")
+    if not isinstance(facts, dict) or not all(map(_is_fact, (*facts, *facts.values()))):
+        raise InputError(f"facts is {shown(facts)}, expected an object of printable texts and finite numbers")
     return Target(name, facts)
 
 
+def _is_fact(value: object) -> bool:
+    if isinstance(value, str):
+        return value.isprintable()
+    return isinstance(value, int | float) and abs(value) <= GREATEST_NUMBER
+
+
 def _positive(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name} is {shown(value)}, expected a positive number of ms")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST_MS <= value <= GREATEST_MS:
+        raise InputError(f"{name} is {shown(value)}, expected a positive number of ms, {LEAST_MS:g} to {GREATEST_MS:g}")
     return float(value)
 
 
 def _started_at(value: object) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= GREATEST_NUMBER:
         raise InputError(f"started_at is {shown(value)}, expected seconds since 1970")
     return float(value)

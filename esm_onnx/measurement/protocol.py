@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from esm_onnx.errors import InputError
+
+LONGEST_DEADLINE_S = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,15 @@ class Protocol:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least {bound}")
-        if not self.tolerance > 0 or not self.deadline_s > 0:
-            raise InputError(f"tolerance {self.tolerance} and deadline {self.deadline_s}: expected more than 0")
+        if not self.tolerance > 0:
+            raise InputError(f"tolerance is {self.tolerance}, expected more than 0")
+        if not 0 < self.deadline_s <= LONGEST_DEADLINE_S:
+            raise InputError(f"deadline is {self.deadline_s} s, expected more than 0 and at most {LONGEST_DEADLINE_S}")
+
+    def asks_more_than(self, provenance: Mapping[str, Any]) -> bool:
+        """Whether records of that provenance had fewer runs or a greater tolerance; not known of imported ones."""
+        other = provenance.get("protocol")
+        return other is not None and (other["runs"] < self.runs or other["tolerance"] > self.tolerance)
 
     def as_json(self) -> dict[str, Any]:
         """The protocol as JSON data."""

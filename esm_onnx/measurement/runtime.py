@@ -117,8 +117,10 @@ def _load(entry: EntryPoint) -> type[Runtime] | str:
     """The class, or the reason why it cannot be had."""
     try:
         loaded = entry.load()
-    except Exception as error:  # a stranger's module may raise anything, and must not hide the others
+    except (Exception, SystemExit) as error:  # a stranger's module may do anything, and must not hide the others
         return " ".join(f"{type(error).__name__}: {error}".split())
     if not (isinstance(loaded, type) and issubclass(loaded, Runtime)):
         return f"{entry.value} is no subclass of esm_onnx.measurement.runtime.Runtime"
+    if not isinstance(getattr(loaded, "name", None), str):
+        return f"{entry.value} has no name"
     return loaded

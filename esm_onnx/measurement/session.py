@@ -7,10 +7,11 @@ interrupted is continued with a round of references: what was measured before st
 
 from __future__ import annotations
 
-import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,17 +19,17 @@ from random import Random
 from esm_onnx.architectures import Architecture, Space, divide, extend
 from esm_onnx.architectures.sampling import left_in_bins
 from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
-from esm_onnx.export import ExportSettings, export_facts, write_subnet
+from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import Quality, judge
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
 from esm_onnx.measurement.store import ACCEPTED, REJECTED, Store
-from esm_onnx.measurement.target import Fact, Target
+from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.worker import Lost, Worker
 
 GREATEST_FAILURES = 2
-"""After so many failures on one target an architecture is not attempted again."""
+"""After so many failures on one target an architecture is not attempted again, unless failures are to be retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What profiling left in the store: numbers of architectures, and the qualities of the sessions that it closed."""
+    """What profiling left in the store, in numbers of architectures.
+
+    Attributes:
+        measured, already_measured: by this call, and before it.
+        weakly_measured: those of `already_measured` that had fewer runs or a greater tolerance than is asked for now.
+        failures: the last failure of each architecture without a latency.
+        sessions: the qualities of the sessions that this call closed.
+    """
 
     target: Target
     measured: int
     already_measured: int
+    weakly_measured: int
     failures: tuple[Failure, ...]
     sessions: tuple[Quality, ...]
 
@@ -66,6 +75,7 @@ class Profiler:
         runtime: name of the runtime.
         name: what the target shall be called; None makes a name of runtime and device.
         folder: where subnets and the weight pool are written; each subnet is deleted once it is timed.
+        retry_failed: failures of earlier calls do not count.
         report: told of progress.
         clock: gives seconds since 1970.
     """
@@ -81,6 +91,7 @@ class Profiler:
         export: ExportSettings | None = None,
         protocol: Protocol | None = None,
         name: str | None = None,
+        retry_failed: bool = False,
         report: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -89,15 +100,16 @@ class Profiler:
         self.export = export or ExportSettings()
         self.protocol = protocol or Protocol()
         self._report, self._clock = report, clock
-        facts: dict[str, Fact] = {
-            **export_facts(space, self.export)
-        }  # wrong settings are told before a process is started
+        self._started = clock()
+        self._retry_failed = retry_failed
+        self._subnet_name = f"subnet-{secrets.token_hex(8)}.onnx"  # others may profile in the same folder
+        self.references = draw_references(space, self.protocol)
+        with suppress(ExportError):  # a wrong [export] is told before a process is started or a session opened
+            self._write(self.references[0]).path.unlink()
         runtime = find_runtime(runtime).name
         self.worker = Worker(runtime, self.settings)
-        facts |= {"runtime": runtime, **self.worker.facts}
+        facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts}
         self.target = Target(name or f"{runtime} {facts['device']}", facts)
-        self.references = draw_references(space, self.protocol)
-        self._subnet_name = f"subnet-{os.getpid()}.onnx"  # another process may profile the same space in this folder
 
     def __enter__(self) -> Profiler:
         return self
@@ -113,8 +125,23 @@ class Profiler:
             WorkError: a reference cannot be measured.
         """
         asked = list(dict.fromkeys(architectures))
-        known = self.store.measured(self.space, self.target)
-        already = sum(architecture in known for architecture in asked)
+        with self.store.alone(self.target):
+            known = dict(self.store.measured_how(self.space, self.target))
+            already = [architecture for architecture in asked if architecture in known]
+            qualities = self._sessions(asked)
+        measured = self.store.measured(self.space, self.target)
+        failures = self._failures(asked)
+        return Outcome(
+            self.target,
+            sum(architecture in measured for architecture in asked) - len(already),
+            len(already),
+            sum(self.protocol.asks_more_than(known[architecture]) for architecture in already),
+            tuple(failure for architecture, failure in failures.items() if architecture not in measured),
+            tuple(qualities),
+        )
+
+    def _sessions(self, asked: Sequence[Architecture]) -> list[Quality]:
+        """Sessions until nothing is left to measure."""
         qualities: list[Quality] = []
         rejected = 0
         while todo := self._todo(asked):
@@ -126,19 +153,15 @@ class Profiler:
                     f"{rejected} sessions in a row were rejected: {quality}. Make the machine quieter, or allow more "
                     f"with a greater tolerance; what was accepted is kept in {self.store.path}"
                 )
-        measured = self.store.measured(self.space, self.target)
-        failures = self._failures(asked)
-        return Outcome(
-            self.target,
-            sum(architecture in measured for architecture in asked) - already,
-            already,
-            tuple(failure for architecture, failure in failures.items() if architecture not in measured),
-            tuple(qualities),
-        )
+        return qualities
 
     def _todo(self, asked: Sequence[Architecture]) -> list[Architecture]:
         measured = self.store.measured(self.space, self.target)
-        attempts = Counter(failure.architecture for failure in self.store.failures(self.space, self.target))
+        attempts = Counter(
+            failure.architecture
+            for failure in self.store.failures(self.space, self.target)
+            if not self._retry_failed or failure.started_at >= self._started
+        )
         return [a for a in asked if a not in measured and attempts[a] < GREATEST_FAILURES]
 
     def _failures(self, asked: Sequence[Architecture]) -> dict[Architecture, Failure]:
@@ -180,14 +203,17 @@ class Profiler:
             record = self._measure(reference, REFERENCE)
             self.store.append(session, self.space, record)
             if isinstance(record, Failure):
-                raise WorkError(f"a reference cannot be measured ({record.kind}): {record.message}")
+                raise WorkError(
+                    f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
+                )
+
+    def _write(self, architecture: Architecture) -> Subnet:
+        return write_subnet(self.space, architecture, self.folder, self.export, name=self._subnet_name)
 
     def _measure(self, architecture: Architecture, role: str) -> Measurement | Failure:
         started_at = self._clock()
         try:
-            subnet = write_subnet(
-                self.space, architecture, self.folder, self.export, seed=self.settings.seed, name=self._subnet_name
-            )
+            subnet = self._write(architecture)
         except ExportError as error:
             return Failure(architecture, "export", str(error), started_at)
         protocol = self.protocol
@@ -205,7 +231,8 @@ class Profiler:
 def draw_references(space: Space, protocol: Protocol) -> list[Architecture]:
     """The references of a protocol: architectures of the space, spread evenly over its depths."""
     bins = divide(space)
-    places = Counter(i * len(bins) // protocol.references for i in range(protocol.references))
+    count = protocol.references
+    places = Counter((2 * i + 1) * len(bins) // (2 * count) for i in range(count))
     left = left_in_bins(space, bins, ())
     quotas = [min(places[i], left[i]) for i in range(len(bins))]
     drawn = extend(space, quotas, bins=bins, rng=Random(protocol.seed))

@@ -6,10 +6,12 @@ Every run of every measurement is kept; statistics are derived. A record is on d
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,8 +86,8 @@ class Store:
 
     def __init__(self, path: Path | str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.path, self._clock = Path(path), clock
-        if not create and not self.path.is_file():
-            raise InputError("no such store: measure one with `esm-onnx profile`, or `data import`", file=path)
+        if not create and not (self.path.is_file() and self.path.stat().st_size):
+            raise InputError("no store there: measure one with `esm-onnx profile`, or `data import`", file=path)
         try:
             self._db = sqlite3.connect(self.path, timeout=30)
         except sqlite3.Error as error:
@@ -103,6 +105,22 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._db.close()
+
+    @contextmanager
+    def alone(self, target: Target) -> Iterator[None]:
+        """Nobody else measures this target into this store meanwhile.
+
+        Raises:
+            InputError: another process does.
+        """
+        place = int(target.digest, 16) % 2**62  # one byte of the lock file for each target
+        with open(f"{self.path}.lock", "ab") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            except OSError:
+                message = f"another process measures {target.name!r} into this store, expected to be alone: wait for it"
+                raise InputError(message, file=self.path) from None
+            yield
 
     def open_session(self, space: Space, target: Target, provenance: Mapping[str, Any], *, status: str = OPEN) -> int:
         """Begins a session; gives its number.
@@ -185,13 +203,18 @@ class Store:
 
     def measured(self, space: Space, target: Target) -> set[Architecture]:
         """The subjects of accepted sessions."""
+        return {architecture for architecture, _ in self.measured_how(space, target)}
+
+    def measured_how(self, space: Space, target: Target) -> Iterator[tuple[Architecture, dict[str, Any]]]:
+        """Each subject of an accepted session with the provenance of that session."""
         where, values = self._accepted(space, target)
         rows = self._db.execute(
-            f"SELECT DISTINCT genome FROM measurements JOIN sessions ON sessions.id = session "
+            f"SELECT DISTINCT genome, provenance FROM measurements JOIN sessions ON sessions.id = session "
             f"WHERE {where} AND role = ?",
             (*values, SUBJECT),
         )
-        return {from_genome(space, json.loads(genome)) for (genome,) in rows}
+        for genome, provenance in rows:
+            yield from_genome(space, json.loads(genome)), json.loads(provenance)
 
     def contents(self) -> list[Content]:
         """What the store holds, by space and target."""
@@ -208,15 +231,14 @@ class Store:
         return [
             Content(space_from_table(json.loads(definition)), Target(name, json.loads(facts)), measurements, failures)
             for definition, name, facts, measurements, failures in rows
+            if measurements or failures
         ]
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         application = self._db.execute("PRAGMA application_id").fetchone()[0]
-        if (version, application) == (0, 0) and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            pragmas = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA};"
-            self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} {pragmas} COMMIT;")
+        if (version, application) == (0, 0) and not self._tables():
+            self._make_tables()
         elif application != APPLICATION:
             raise InputError("an SQLite file of another program, expected a store of esm-onnx", file=self.path)
         elif version != SCHEMA:
@@ -227,6 +249,20 @@ class Store:
             )
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _tables(self) -> int:
+        count: int = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        return count
+
+    def _make_tables(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            if not self._tables():  # another process may have been faster
+                for statement in filter(str.strip, TABLES.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {APPLICATION}")
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _accepted(self, space: Space, target: Target) -> tuple[str, tuple[str, ...]]:
         where = (

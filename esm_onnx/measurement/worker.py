@@ -86,7 +86,8 @@ class Worker:
     def _start(self) -> Mapping[str, Fact]:
         self._channel, theirs = multiprocessing.Pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "esm_onnx.measurement.worker_process", str(theirs.fileno()), *self._command],
+            # -P: a file of the user's, called like a module of ours, must not be imported
+            [sys.executable, "-P", "-m", "esm_onnx.measurement.worker_process", str(theirs.fileno()), *self._command],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -104,6 +105,9 @@ class Worker:
                 raise WorkError(f"the measuring process did not start within {START_S:g} s")
             raise InputError(reply["problem"])
         facts: Mapping[str, Fact] = reply["facts"]
+        if "device" not in facts:
+            self._stop()
+            raise InputError(f"the runtime gives facts without a device: {', '.join(facts) or 'none'}")
         return facts
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,10 +31,11 @@ def choose(store: Store, *, space: Space | None = None, target: str | None = Non
         content
         for content in contents
         if (space is None or content.space.fingerprint == space.fingerprint)
-        and (target is None or content.target.name == target or content.target.digest.startswith(target))
+        and (target is None or content.target.name == target or (target and content.target.digest.startswith(target)))
     ]
+    fitting = [content for content in fitting if content.target.name == target] or fitting
     if len(fitting) == 1:
-        return fitting[0]
+        return fitting[0] if space is None else replace(fitting[0], space=space)
     there = "; ".join(
         f"{c.space.name} on {c.target.name!r} ({c.target.digest[:8]}): {c.measurements}" for c in fitting or contents
     )

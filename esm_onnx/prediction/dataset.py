@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -74,3 +75,9 @@ class Dataset:
             genomes=np.concatenate([self.genomes, other.genomes]),
             latency_ms=np.concatenate([self.latency_ms, other.latency_ms]),
         )
+
+
+def row_digests(genomes: Genomes) -> tuple[str, ...]:
+    """Eight letters for each row, by which a predictor knows again what it was trained on (48 bits of BLAKE2b)."""
+    rows = np.ascontiguousarray(genomes, "<i8")
+    return tuple(base64.b64encode(hashlib.blake2b(row, digest_size=6).digest()).decode() for row in rows)

@@ -132,6 +132,10 @@ def indicators(space: Space, genomes: NDArray[np.int64]) -> tuple[Matrix, Matrix
     return np.hstack([np.empty((len(genomes), 0)), *options]), flat.astype(np.float64)
 
 
+GREATEST_TABLE = 30_000_000
+"""Numbers in the table of an encoding: 120 MB inside predictor.onnx."""
+
+
 class _Columns:
     """A table while it is made: columns are added one by one, each as what every row adds to it."""
 
@@ -148,15 +152,17 @@ class _Columns:
             places = range(at, at + len(feature.options))
             at += len(feature.options)
             if as_numbers and not _named(feature):
-                self._add(feature.name, dict(zip(places, values_of(feature), strict=True)), {})
+                self._add(feature.name, dict(zip(places, values_of(feature), strict=True)))
             else:
                 for place, option in zip(places, feature.options, strict=True):
-                    self._add(f"{feature.name}={plain(option)}", {place: 1.0}, {})
+                    self._add(f"{feature.name}={plain(option)}", {place: 1.0})
 
     def add_blocks(self, name: str, slots: range, weights: Matrix) -> None:
         """One column: `weights[c]` for a block that is combination c in one of the slots."""
         count = len(self.space.combinations)
-        self._add(name, {}, {slot * count + c: weights[c] for slot in slots for c in range(count)})
+        column = np.zeros(sum(self.space.slots) * count)
+        column[slots.start * count : slots.stop * count] = np.tile(weights, len(slots))
+        self._add(name, {}, column)
 
     def done(self, *, columns: list[str] | None = None, moments: Moments | None = None) -> Table:
         rows = sum(len(feature.options) for feature in self.space.network)
@@ -165,13 +171,19 @@ class _Columns:
         blocks = np.array(self.blocks).reshape(len(self.names), slots).T
         return Table(tuple(columns or self.names), network, blocks, moments)
 
-    def _add(self, name: str, network: dict[int, float], blocks: dict[int, float]) -> None:
+    def _add(self, name: str, network: dict[int, float], blocks: Matrix | None = None) -> None:
+        rows = sum(self.space.slots) * len(self.space.combinations)
+        if rows * (len(self.names) + 1) > GREATEST_TABLE:
+            raise InputError(
+                f"space {self.space.name!r} has {len(self.space.combinations)} combinations of options in "
+                f"{sum(self.space.slots)} places, too many for a table of this encoding: choose one with fewer columns "
+                f"(statistical, feature, fc)"
+            )
         self.names.append(name)
         self.network.append(np.zeros(sum(len(feature.options) for feature in self.space.network)))
-        self.blocks.append(np.zeros(sum(self.space.slots) * len(self.space.combinations)))
-        for column, weights in ((self.network[-1], network), (self.blocks[-1], blocks)):
-            for place, weight in weights.items():
-                column[place] = weight
+        for place, weight in network.items():
+            self.network[-1][place] = weight
+        self.blocks.append(np.zeros(rows) if blocks is None else blocks)
 
 
 def values_of(feature: Feature) -> list[float]:

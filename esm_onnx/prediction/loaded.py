@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from esm_onnx.architectures import Space, genome_length
 from esm_onnx.architectures.toml_space import space_from_table
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.target import Target
+from esm_onnx.prediction.dataset import row_digests
 
 SCHEMA = 1
 METADATA = "esm_onnx"
@@ -70,6 +72,23 @@ class LoadedPredictor:
         latency, lower, upper = self.session.run(list(OUTPUTS), {"genome": genomes.astype(np.int64, copy=False)})
         return latency, lower, upper
 
+    @property
+    def target(self) -> Target:
+        """What its measurements were made on."""
+        return Target(self.metadata["target"]["name"], self.metadata["target"]["facts"])
+
+    def trained_on(self, genomes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows it was trained on."""
+        return self._known("trained_on", genomes)
+
+    def calibrated_on(self, genomes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows set the width of its interval."""
+        return self._known("calibrated_on", genomes)
+
+    def _known(self, key: str, genomes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        known = set(self.metadata[key].split())
+        return np.array([digest in known for digest in row_digests(genomes)], bool)
+
     def check_space(self, space: Space) -> None:
         """Makes sure that the predictor is for this space.
 
@@ -96,10 +115,15 @@ def _read(session: Any, path: Path) -> tuple[Space, dict[str, Any]]:
         takes = [(value.name, value.shape[1:]) for value in session.get_inputs()]
         if metadata["fingerprint"] != space.fingerprint or takes != [("genome", [genome_length(space)])]:
             raise InputError("its metadata is of another space than its graph: train it anew")
+        if not set(OUTPUTS) <= {value.name for value in session.get_outputs()}:
+            raise InputError(f"its graph lacks an output, expected {', '.join(OUTPUTS)}: train it anew")
+        for name in ("name", "facts"):
+            metadata["target"][name]
+        metadata["trained_on"].split(), metadata["calibrated_on"].split()
         return space, metadata
     except InputError as error:
         raise error.at(path) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"its metadata is damaged ({type(error).__name__}: {error}): train it anew", file=path
         ) from None

@@ -22,6 +22,9 @@ try:
 except ImportError as error:
     raise InputError(f"torch is needed to train ({error}): pip install 'esm-onnx[train]'") from error
 
+LEAST_SPREAD = 1e-6
+"""A column that varies by less, as a share of its values, is constant: float32 keeps no more digits."""
+
 
 @dataclass(frozen=True, slots=True)
 class MlpSettings:
@@ -132,8 +135,12 @@ def _batches(rows: int, settings: MlpSettings) -> Iterator[torch.Tensor]:
 
 
 def _standard(values: Matrix | Vector) -> tuple[Vector, Vector]:
-    """Mean and standard deviation of each column; a constant column has a scale of 1, whatever its rounding errors."""
-    return values.mean(axis=0), np.where(np.ptp(values, axis=0) > 0, values.std(axis=0), 1.0)
+    """Mean and standard deviation of each column; a constant column has a scale of 1, whatever its rounding errors.
+
+    The mean of three 0.1 is 0.10000000000000002: a column that varies by such differences alone is constant too.
+    """
+    varies = np.ptp(values, axis=0) > LEAST_SPREAD * np.abs(values).max(axis=0)
+    return values.mean(axis=0), np.where(varies, values.std(axis=0), 1.0)
 
 
 @contextmanager

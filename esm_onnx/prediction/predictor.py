@@ -28,7 +28,7 @@ class Predictor:
     Attributes:
         encoding: name of the encoding.
         target: name and facts of what was measured, as JSON data.
-        rows: number of measurements trained on; the interval counts its own.
+        trained, calibrated: digests of the rows trained on, and of those that set the interval; see `row_digests`.
         dataset: digest of everything it was made from, held-out rows included.
         evaluation: on the held-out rows.
     """
@@ -38,7 +38,8 @@ class Predictor:
     surrogate: Surrogate
     interval: Interval
     target: Mapping[str, Any]
-    rows: int
+    trained: tuple[str, ...]
+    calibrated: tuple[str, ...]
     dataset: str
     evaluation: Evaluation
 

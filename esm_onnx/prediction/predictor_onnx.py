@@ -125,7 +125,7 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
         "quantity": "latency_ms",
         "encoding": {"name": encoding.name, "columns": encoding.columns(space)},
         "surrogate": predictor.surrogate.name,
-        "measurements": {"trained": predictor.rows, "held_out": interval.rows},
+        "measurements": {"trained": len(predictor.trained), "held_out": interval.rows},
         "accuracy": evaluation.as_json(),
         "interval": {
             "coverage": interval.coverage,
@@ -133,6 +133,8 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
             "held_out": interval.rows,
         },
         "dataset": predictor.dataset,
+        "trained_on": " ".join(predictor.trained),
+        "calibrated_on": " ".join(predictor.calibrated),
     }
 
 

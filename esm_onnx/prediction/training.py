@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from esm_onnx.architectures import Bins, divide
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.prediction.conformal import calibrate, measured_coverage
-from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.dataset import Dataset, row_digests
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, evaluate
 from esm_onnx.prediction.mlp import MlpSettings, fit_mlp
@@ -95,7 +95,8 @@ def train(
         surrogate=surrogate,
         interval=calibrate(predicted, measured, settings.coverage),
         target=dataset.target,
-        rows=len(dataset),
+        trained=row_digests(dataset.genomes),
+        calibrated=row_digests(held_out.genomes),
         dataset=dataset.joined(held_out).digest,
         evaluation=evaluation,
     )

@@ -98,7 +98,16 @@ def test_the_line_from_sampling_to_prediction(esm: Run, tmp_path: Path) -> None:
     assert trained["measurements"] == 60
     assert trained["overall"]["accuracy"] > 80
     evaluated = json.loads(esm("evaluate", "p.onnx", "--store", "esm.db", "--json").stdout)
-    assert evaluated["trained_on_these"] is True
+    assert evaluated["trained_on"] + evaluated["measurements"] == 60
+    assert evaluated["overall"] == pytest.approx(
+        trained["overall"], rel=1e-3
+    )  # on the rows that `train` held out, and no others
+    assert evaluated["coverage"]["measured"] is None  # those rows set the interval
+    esm("sample", "--space", "tiny.toml", "--count", 30, "--seed", 5, "--exclude", "a.jsonl", "--out", "more.jsonl")
+    esm("profile", *[part.replace("a.jsonl", "more.jsonl") for part in measuring])
+    more = json.loads(esm("evaluate", "p.onnx", "--store", "esm.db", "--json").stdout)
+    assert (more["trained_on"], more["measurements"]) == (evaluated["trained_on"], evaluated["measurements"] + 30)
+    assert 50 < more["coverage"]["measured"] <= 100
     assert "accuracy" in esm("evaluate", "p.onnx", "--store", "esm.db").stdout
     esm("evaluate", "p.onnx", "--store", "esm.db", "--threshold", "99.999%", code=3)
 
@@ -196,6 +205,26 @@ def test_without_torch_training_says_what_to_install_and_the_rest_works(esm: Run
     esm("profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", *QUICK)
     for command in (["train", "--out", "p.onnx"], [*BUILD, "--out", "p.onnx"]):
         assert "pip install 'esm-onnx[train]'" in error_of(esm(*command, code=2))
+
+
+def test_misuse_is_one_line_and_told_before_any_work(esm: Run, tmp_path: Path) -> None:
+    esm("sample", "--space", "tiny.toml", "--count", 3, "--out", "a.jsonl")
+    (tmp_path / "folder").mkdir()
+    for arguments, message in (
+        (["sample", "--space", "tiny.toml", "--count", 0], "0 is not in the range"),
+        (["sample", "--space", "tiny.toml", "--count", 1, "--out", "folder"], "folder is a folder, expected a file"),
+        (["export", "--space", "tiny.toml", "--architectures", "a.jsonl", "--out", "a.jsonl"], "expected a folder"),
+        ([*BUILD, "--out", "folder"], "folder is a folder"),
+        ([*BUILD, "--out", "a.jsonl/p.onnx"], "a.jsonl is no folder to write in"),
+        ([*BUILD, "--out", "p.onnx", "--seed", 10**20], "is not in the range"),
+        ([*BUILD, "--out", "p.onnx", "--deadline", "inf"], "is not in the range"),
+        ([*BUILD, "--out", "p.onnx", "--tolerance", "3"], "'3' is no share"),
+        (["abacus"], "No such command 'abacus'"),
+    ):
+        done = esm(*arguments, code=2)
+        assert message in error_of(done)
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "esm.db").exists()
 
 
 BAD_ARCHITECTURES = {

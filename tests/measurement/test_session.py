@@ -159,6 +159,43 @@ def test_a_failure_is_recorded_tried_twice_and_then_left(
         assert "the supernet failed: ValueError: too deep" in outcome.failures[0].message
     assert [failure.architecture for failure in store.failures(space, measuring.target)] == [deep, deep]
     assert store.measured(space, measuring.target) == set(others)
+    monkeypatch.setenv("TOO_DEEP", "99")
+    for retry, measured in ((False, 0), (True, 1)):
+        with profiler(space, store, tmp_path / "s", retry_failed=retry) as measuring:
+            assert measuring.profile(eight[:3]).measured == measured
+
+
+def test_a_supernet_with_another_source_is_another_target(
+    tiny: Space, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TOO_DEEP", "99")
+    digests = set()
+    for name in ("first_supernet", "second_supernet"):
+        (tmp_path / f"{name}.py").write_text(SUPERNET + f"# {name}\n")
+        space = replace(tiny, export=Export(f"{name}:build", {"resolution": 8}))
+        with profiler(space, store, tmp_path / "s") as measuring:
+            digests.add(measuring.target.facts["writer_source"])
+    assert len(digests) == 2
+
+
+def test_a_weaker_protocol_of_before_is_told(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    for protocol, asked, weak in (
+        (Protocol(runs=2, references=1), eight[:3], 0),
+        (Protocol(runs=5, references=1), eight[:5], 3),
+        (Protocol(runs=2, references=1), eight[:5], 0),
+    ):
+        with profiler(tiny, store, tmp_path / "s", protocol=protocol) as measuring:
+            assert measuring.profile(asked).weakly_measured == weak
+
+
+def test_a_wrong_export_is_told_before_anything_is_opened(tiny: Space, store: Store, tmp_path: Path) -> None:
+    wrong = replace(tiny, export=Export("mobilenetv3", {"widths": [8]}))
+    with pytest.raises(InputError, match="widths"):
+        profiler(wrong, store, tmp_path / "s")
+    assert store.contents() == []
 
 
 @pytest.mark.parametrize("wrong", [{"runtime": "abacus"}, {"settings": RuntimeSettings(precision="int3")}])

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esm_onnx.architectures import Architecture, Space, sample, to_genome, to_json
+from esm_onnx.architectures import Architecture, Feature, Space, sample, to_genome, to_json
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.exchange import exported_lines, import_file
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement
@@ -135,9 +136,38 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="schema 99, expected 1"):
         Store(newer)
 
-    with pytest.raises(InputError, match="no such store"):
+    with pytest.raises(InputError, match="no store there"):
         Store(tmp_path / "absent.db", create=False)
     assert not (tmp_path / "absent.db").exists()
+
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    with pytest.raises(InputError, match="no store there"):
+        Store(empty, create=False)
+    assert empty.stat().st_size == 0
+
+
+def test_only_one_process_at_a_time_measures_a_target(store: Store, target: Target) -> None:
+    program = (
+        "import sys; from esm_onnx.measurement.store import Store; from esm_onnx.measurement.target import Target\n"
+        "store = Store(sys.argv[1])\n"
+        "with store.alone(Target(sys.argv[2], {'device': 'abacus', 'threads': 2})): print('alone')"
+    )
+
+    def other(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program, str(store.path), name], capture_output=True, text=True)
+
+    with store.alone(target):
+        assert "another process measures 'somewhere' into this store" in other(target.name).stderr
+        assert other("elsewhere").stdout == "alone\n"
+    assert other(target.name).stdout == "alone\n"
+
+
+def test_many_processes_make_one_new_store(tmp_path: Path) -> None:
+    program = "import sys; from esm_onnx.measurement.store import Store; Store(sys.argv[1]); print('made')"
+    command = [sys.executable, "-c", program, str(tmp_path / "esm.db")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    assert [process.communicate() for process in started] == [("made\n", "")] * 6
 
 
 class TestExchange:
@@ -165,6 +195,8 @@ class TestExchange:
         import_file(store, path, tiny, target="a100")
         assert import_file(store, path, tiny, target="a100") == {"a100": 0}
         assert import_file(store, path, tiny, target="b200") == {"b200": 8}
+        wider = replace(tiny, block=(Feature("kernel", (3, 5, 7)), *tiny.block[1:]))
+        assert import_file(store, path, wider, target="a100") == {"a100": 8}  # the same name, another space
 
     def test_a_store_goes_through_a_file_into_another_store(
         self, store: Store, tiny: Space, eight: list[Architecture], target: Target, tmp_path: Path
@@ -186,6 +218,11 @@ class TestExchange:
             ({"latency_ms": float("nan")}, "latency_ms is nan, expected a positive number"),
             ({"latency_ms": float("inf")}, "latency_ms is inf"),
             ({"latency_ms": -1}, "latency_ms is -1"),
+            ({"latency_ms": 1e300}, "latency_ms is 1e+300"),
+            ({"latency_ms": 10**400}, "latency_ms is"),
+            ({"started_at": 10**400}, "started_at is"),
+            ({"facts": {"clock": float("nan")}}, "facts is"),
+            ({"facts": {"clock": "\ud800"}}, "facts is"),
             ({"latency_ms": "3"}, "latency_ms is '3'"),
             ({"latency_ms": True}, "latency_ms is True"),
             ({"latency_ms": None}, "latency_ms is None"),

@@ -16,7 +16,7 @@ from strategies import spaces
 from esm_onnx.architectures import Architecture, Space, divide, find_space, sample, to_genome
 from esm_onnx.architectures.space import choices
 from esm_onnx.prediction.conformal import Interval
-from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.dataset import Dataset, row_digests
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import evaluate
 from esm_onnx.prediction.mlp import Mlp
@@ -90,7 +90,8 @@ def predictor_of(
         surrogate=surrogate,
         interval=Interval(0.9, width, 50),
         target={"name": "somewhere", "facts": {"device": "abacus", "threads": 2}},
-        rows=len(genomes),
+        trained=row_digests(genomes),
+        calibrated=(),
         dataset="digest",
         evaluation=evaluate(predicted, predicted * 1.03, depths, divide(space)),
     )

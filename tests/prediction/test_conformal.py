@@ -47,6 +47,13 @@ def test_nine_rows_are_the_fewest_for_ninety_percent() -> None:
     assert calibrate(np.ones(8), measured[:8], 0.9).width == math.inf
 
 
+def test_rounding_of_floats_lifts_no_place() -> None:
+    """Where floating point says that 100 · 0.55 is 55.00000000000001, the place is the 55th all the same."""
+    assert 100 * 0.55 > 55  # or this test would show nothing
+    measured = 1 + np.arange(1, 100) / 100
+    assert calibrate(np.ones(99), measured, 0.55).width == pytest.approx(0.55)
+
+
 def test_factors_never_go_below_nothing() -> None:
     assert Interval(0.9, 0.25, 20).factors == (0.75, 1.25)
     assert Interval(0.9, 1.5, 20).factors == (0.0, 2.5)

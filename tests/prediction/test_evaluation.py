@@ -77,6 +77,13 @@ def test_metrics_of_three_rows_by_hand() -> None:
     assert (metrics.spearman, metrics.kendall) == (pytest.approx(1), pytest.approx(1))
 
 
+def test_shares_within_5_and_10_percent_end_there_on_both_sides() -> None:
+    errors = np.array([-0.101, -0.099, -0.051, -0.049, 0.0, 0.049, 0.051, 0.099, 0.101])
+    metrics = measure(7 * (1 + errors), np.full(9, 7.0))
+    assert metrics.within_5 == pytest.approx(100 * 3 / 9)
+    assert metrics.within_10 == pytest.approx(100 * 7 / 9)
+
+
 @given(latencies)
 def test_bins_are_the_metrics_of_their_rows(rows: list[tuple[float, float, int]]) -> None:
     predicted, measured, depths = (np.array(column) for column in zip(*rows, strict=True))

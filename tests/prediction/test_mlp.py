@@ -116,6 +116,20 @@ def test_a_constant_column_has_scale_one(constant: float) -> None:
     assert np.isfinite(mlp.predict(x)).all()
 
 
+def test_a_column_that_only_rounding_changes_is_constant() -> None:
+    """As the mean of a unit's blocks, all 0.1: 3 · 0.1 / 3 is 0.10000000000000002. It must not be blown up to scale."""
+    x, y = made_up(300)
+    blocks = np.random.default_rng(0).integers(1, 8, 300)
+    x[:, 2] = blocks * 0.1 / blocks
+    assert np.ptp(x[:, 2]) > 0
+    mlp = fit_mlp(x, y, QUICK, 0)
+    assert mlp.scale[2] == 1
+    small = x.copy()
+    small[:, 2] *= 1e-12
+    small[:, 2] += 1e-18 * blocks  # however small, a column that varies is one
+    assert fit_mlp(small, y, QUICK, 0).scale[2] == np.float32(small[:, 2].std())
+
+
 def test_constant_latencies_are_predicted() -> None:
     x, _ = made_up(30)
     mlp = fit_mlp(x, np.full(30, 4.2), MlpSettings(steps=1500), 0)

@@ -78,7 +78,7 @@ def test_the_evaluation_is_of_the_held_out_rows() -> None:
     assert evaluation.coverage.stated == pytest.approx(80)
     assert evaluation.coverage.measured is not None
     assert predictor.evaluation is evaluation
-    assert predictor.rows == 120
+    assert len(predictor.trained) == 120
     assert predictor.target == whole.target
     assert predictor.dataset == whole.joined(test).digest
 
@@ -89,7 +89,7 @@ def test_held_out_latencies_are_never_trained_on() -> None:
     first, _ = train(whole, QUICK)
     other, evaluation = train(replace(whole, latency_ms=np.where(outside, 99.0, whole.latency_ms)), QUICK)
     np.testing.assert_array_equal(weights(first.surrogate), weights(other.surrogate))
-    assert evaluation.overall.count == outside.sum() == 100 - first.rows
+    assert evaluation.overall.count == outside.sum() == 100 - len(first.trained)
     changed = replace(whole, latency_ms=np.where(np.arange(100) == np.argmin(outside), 99.0, whole.latency_ms))
     assert (weights(train(changed, QUICK)[0].surrogate) != weights(first.surrogate)).any()
     assert first.dataset == whole.digest
