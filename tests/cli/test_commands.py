@@ -103,7 +103,8 @@ def test_the_line_from_sampling_to_prediction(esm: Run, tmp_path: Path) -> None:
         trained["overall"], rel=1e-3
     )  # on the rows that `train` held out, and no others
     assert evaluated["coverage"]["measured"] is None  # those rows set the interval
-    esm("sample", "--space", "tiny.toml", "--count", 30, "--seed", 5, "--exclude", "a.jsonl", "--out", "more.jsonl")
+    drawing = ["--space", "tiny.toml", "--strategy", "random", "--count", 30, "--exclude", "a.jsonl"]
+    esm("sample", *drawing, "--out", "more.jsonl")
     esm("profile", *[part.replace("a.jsonl", "more.jsonl") for part in measuring])
     more = json.loads(esm("evaluate", "p.onnx", "--store", "esm.db", "--json").stdout)
     assert (more["trained_on"], more["measurements"]) == (evaluated["trained_on"], evaluated["measurements"] + 30)

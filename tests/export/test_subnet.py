@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -183,7 +185,10 @@ def test_facts():
         "export_version": 1,
     }
     assert export_facts(space, ExportSettings(embed_weights=True))["weights"] == "embedded"
-    assert export_facts(s.with_writer(space, "mine:net"), ExportSettings())["weights"] == "embedded"
+    facts = export_facts(s.with_writer(space, "textwrap:dedent"), ExportSettings())
+    assert facts["weights"] == "embedded"
+    source = hashlib.sha256(Path(textwrap.__file__).read_bytes()).hexdigest()
+    assert facts["writer_source"] == source[:16]  # a supernet that was edited is another one
 
 
 @pytest.mark.parametrize(
