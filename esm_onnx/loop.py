@@ -49,7 +49,8 @@ class Plan:
         by_bin: every bin must reach the threshold; otherwise the accuracy over all.
         evaluation: size of the evaluation set.
         max_measurements: stop when so many architectures were asked for, evaluation set included; None: no such bound.
-        max_minutes: start no further round after so many minutes; None: no such bound.
+        max_minutes: start no further round after so many minutes; None: no such bound. `measure` sees to it that a
+            round ends in time.
         train: how each round trains; its bins are the plan's.
         seed: draws all architectures.
     """
@@ -143,7 +144,9 @@ def rounds(
     find_encoding(settings.encoding).table(space)  # refuses a space too large for it before anything is measured
     held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins)
     asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
-    measure([*held_out, *asked])
+    first = [*held_out, *asked]
+    Random(plan.seed).shuffle(first)  # so that a budget of minutes that ends within leaves some of both
+    measure(first)
     number = 0
     while True:
         number += 1

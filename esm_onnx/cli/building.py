@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +55,7 @@ loop_options = together(
         help="Architectures measured only to evaluate; they count as measurements.",
     ),
     click.option("--max-measurements", type=click.IntRange(min=1), default=2000, help="Stop at so many."),
-    click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Begin no round after so many."),
+    click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Measure no longer than so many."),
 )
 
 
@@ -79,17 +81,21 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
 
     training = TrainSettings(**{name: options[name] for name in TRAINING})
     plan = Plan(train=training, **{name: options[name] for name in (*PLAN, *BUDGET)})
+    start = time.monotonic()
     best: Round | None = None
     history: list[Round] = []
     ended: ThresholdNotMet | None = None
     with Store(store_path) as store, progress_bar("measuring") as report:
         with profiler(space, store, report, **options) as measurer:
 
+            def measure(architectures: Sequence[Architecture]) -> None:
+                measurer.profile(architectures, enough=lambda: minutes_since(start) >= (plan.max_minutes or math.inf))
+
             def dataset(architectures: Sequence[Architecture]) -> Dataset:
                 return assemble(store, space, measurer.target, only=architectures)
 
             try:
-                for turn in rounds(space, plan, measurer.profile, dataset):
+                for turn in rounds(space, plan, measure, dataset):
                     click.echo(_line(turn), err=True)
                     history.append(turn)
                     if best is None or turn.score(plan) >= best.score(plan):
@@ -123,6 +129,11 @@ REASONS = {
     "minutes": "the time is over: raise --max-minutes and run the same command again",
     "space": "every architecture of the space that the rounds could draw is measured",
 }
+
+
+def minutes_since(start: float) -> float:
+    """Minutes since a time that `time.monotonic` gave."""
+    return (time.monotonic() - start) / 60
 
 
 def _line(turn: Round) -> str:

@@ -117,8 +117,11 @@ class Profiler:
     def __exit__(self, *exception: object) -> None:
         self.worker.close()
 
-    def profile(self, architectures: Iterable[Architecture]) -> Outcome:
+    def profile(self, architectures: Iterable[Architecture], *, enough: Callable[[], bool] = lambda: False) -> Outcome:
         """Measures what the store does not hold yet.
+
+        Args:
+            enough: asked before each subject; once it says so, the session is brought to its end and no other begun.
 
         Raises:
             ThresholdNotMet: the references scattered in every attempt; what was accepted before is kept.
@@ -128,7 +131,7 @@ class Profiler:
         with self.store.alone(self.target):
             known = dict(self.store.measured_how(self.space, self.target))
             already = [architecture for architecture in asked if architecture in known]
-            qualities = self._sessions(asked)
+            qualities = self._sessions(asked, enough)
         measured = self.store.measured(self.space, self.target)
         failures = self._failures(asked)
         return Outcome(
@@ -140,12 +143,12 @@ class Profiler:
             tuple(qualities),
         )
 
-    def _sessions(self, asked: Sequence[Architecture]) -> list[Quality]:
-        """Sessions until nothing is left to measure."""
+    def _sessions(self, asked: Sequence[Architecture], enough: Callable[[], bool]) -> list[Quality]:
+        """Sessions until nothing is left to measure, or it is enough."""
         qualities: list[Quality] = []
         rejected = 0
-        while todo := self._todo(asked):
-            quality = self._session(todo, asked)
+        while (todo := self._todo(asked)) and not enough():
+            quality = self._session(todo, asked, enough)
             qualities.append(quality)
             rejected = 0 if quality.accepted else rejected + 1
             if rejected == self.protocol.attempts:
@@ -170,7 +173,9 @@ class Profiler:
         failures = self.store.failures(self.space, self.target)
         return {failure.architecture: failure for failure in failures if failure.architecture in wanted}
 
-    def _session(self, todo: Sequence[Architecture], asked: Sequence[Architecture]) -> Quality:
+    def _session(
+        self, todo: Sequence[Architecture], asked: Sequence[Architecture], enough: Callable[[], bool]
+    ) -> Quality:
         """One session over the first of `todo`, continued where it was interrupted, and its verdict."""
         provenance = {"protocol": self.protocol.as_json()}
         session = self.store.unfinished_session(self.space, self.target, provenance)
@@ -185,6 +190,8 @@ class Profiler:
         for start in range(0, max(1, len(subjects)), every):
             self._round(session)
             for architecture in subjects[start : start + every]:
+                if enough():
+                    break
                 record = self._measure(architecture, SUBJECT)
                 self.store.append(session, self.space, record)
                 failed += isinstance(record, Failure)

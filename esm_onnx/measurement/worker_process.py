@@ -8,7 +8,9 @@ standard output when something goes wrong. First message out: the runtime's fact
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
 from esm_onnx.measurement.timing import time_runs
+
+PR_SET_PDEATHSIG = 1
 
 
 def serve(channel: Connection, runtime: Runtime) -> None:
@@ -39,8 +43,15 @@ def _perform(runtime: Runtime, job: dict[str, Any]) -> dict[str, Any]:
         return {"kind": kind, "message": " ".join(f"{type(error).__name__}: {error}".split())[:1000]}
 
 
+def die_with_parent() -> None:
+    """Has Linux end this process when its parent dies, even while an inference hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Opens the channel and the runtime that the command line names."""
+    die_with_parent()
     channel, name, settings = Connection(int(sys.argv[1])), sys.argv[2], RuntimeSettings(**json.loads(sys.argv[3]))
     try:
         runtime = find_runtime(name)(settings)

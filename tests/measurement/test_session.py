@@ -191,6 +191,17 @@ def test_a_weaker_protocol_of_before_is_told(
             assert measuring.profile(asked).weakly_measured == weak
 
 
+def test_enough_ends_the_session_with_its_references(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    answers = iter([False] * 5 + [True] * 9)
+    with profiler(tiny, store, tmp_path / "s") as measuring:
+        assert measuring.profile(eight, enough=lambda: next(answers)).measured == 4
+        records = "".join(record.role[0] for record in store.measurements(tiny, measuring.target))
+        assert records == "rrsssrrsrr"
+        assert measuring.profile(eight).measured == 4
+
+
 def test_a_wrong_export_is_told_before_anything_is_opened(tiny: Space, store: Store, tmp_path: Path) -> None:
     wrong = replace(tiny, export=Export("mobilenetv3", {"widths": [8]}))
     with pytest.raises(InputError, match="widths"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time as time_to_begin
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,28 @@ def test_a_subnet_that_is_refused_is_told_by_the_real_runtime(tmp_path: Path) ->
 def test_a_wrong_device_is_told_before_anything_is_measured() -> None:
     with pytest.raises(InputError, match="'abacus' on dry, expected one of gpu"):
         Worker("dry", RuntimeSettings(device="abacus"))
+
+
+def test_a_hanging_worker_dies_with_its_parent(subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    program = (
+        "import sys; from pathlib import Path; from esm_onnx.measurement.runtime import RuntimeSettings\n"
+        "from esm_onnx.measurement.worker import Worker\n"
+        "worker = Worker('faulty', RuntimeSettings(device='hang'))\n"
+        "print(worker._process.pid, flush=True)\n"
+        "worker.time(Path(sys.argv[1]), runs=1, warmup=0, deadline_s=600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(subnet)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        time_to_begin.sleep(0.5)
+        parent.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text():
+            break
+        time_to_begin.sleep(0.1)
+    else:
+        pytest.fail(f"process {child} is still there")
 
 
 def test_no_process_is_left_behind(subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
