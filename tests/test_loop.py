@@ -161,7 +161,8 @@ def test_the_evaluation_set_is_balanced_and_the_same_in_all_rounds() -> None:
     turns = device.run(replace(PLAN, threshold=UNREACHABLE, evaluation=23, max_measurements=123))
     assert len(turns) == 3
     evaluated, trained = device.assembled[::2], device.assembled[1::2]
-    assert evaluated == [device.asked[0][:23]] * 3
+    assert evaluated == [evaluated[0]] * 3
+    assert set(device.asked[0]) == set(evaluated[0]) | set(trained[0])
     assert sorted(per_bin(evaluated[0], bins)) == [4, 4, 5, 5, 5]
     for turn, rows in zip(turns, trained, strict=True):
         assert not set(rows) & set(evaluated[0])
@@ -170,12 +171,20 @@ def test_the_evaluation_set_is_balanced_and_the_same_in_all_rounds() -> None:
         assert sum(part.metrics.count for part in turn.evaluation.bins if part.metrics) == 23
 
 
+def test_the_first_call_mixes_both_sets_so_that_time_may_end_within() -> None:
+    device = Device()
+    device.run(replace(PLAN, max_measurements=PLAN.initial + 20, evaluation=20))
+    evaluated, half = set(device.assembled[0]), device.asked[0][: (PLAN.initial + 20) // 2]
+    assert 0 < len(evaluated & set(half)) < 20
+
+
 def test_the_evaluation_set_is_never_trained_on() -> None:
     """Whatever latencies it has, the weights are the same to the last bit."""
     plan = replace(PLAN, max_measurements=80)
     true = Device()
     (turn,) = true.run(plan)
-    evaluated = set(true.asked[0][:20])
+    evaluated = set(true.assembled[0])
+    assert len(evaluated) == 20
     false = Device(noisy=evaluated.__contains__)
     (other,) = false.run(plan)
     assert not np.array_equal(turn.test.latency_ms, other.test.latency_ms)
@@ -192,7 +201,7 @@ def test_each_round_extends_by_the_quotas_of_algorithm_1(w1: float, w2: float) -
     device = Device(noisy=lambda a: bins.index(a.depth) in (1, 4))
     plan = replace(PLAN, threshold=REACHABLE, w_below=w1, w_above=w2, evaluation=50, max_minutes=4)
     turns = device.run(plan)
-    assert per_bin(device.asked[0][50:], bins) == [12] * 5  # N_I
+    assert per_bin(device.asked[0], bins) == [12 + 10] * 5  # N_I and the evaluation set
     seen = set()
     for turn, drawn in zip(turns, device.asked[1:], strict=False):
         weight = {True: Fraction(str(w1)), False: Fraction(str(w2))}
