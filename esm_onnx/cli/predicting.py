@@ -17,7 +17,7 @@ from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import assemble, choose
 from esm_onnx.prediction.encodings import ENCODINGS
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, Metrics
-from esm_onnx.prediction.loaded import LoadedPredictor
+from esm_onnx.prediction.loaded import OUTPUTS, LoadedPredictor
 
 training_options = together(
     click.option("--encoding", type=click.Choice(list(ENCODINGS)), default="fcc", help="Architecture to vector."),
@@ -120,11 +120,10 @@ def predict(predictor: Path, architectures: Path, space: Space | None, out: Path
         loaded.check_space(space)
     chosen = read_architectures(architectures, loaded.space)
     rows = loaded.predict(np.array([to_genome(loaded.space, architecture) for architecture in chosen], np.int64))
-    names = ("latency_ms", "lower_ms", "upper_ms")
     values = zip(*(column.tolist() for column in rows), strict=True)
     write_lines(
         (
-            {name: value if np.isfinite(value) else None for name, value in zip(names, row, strict=True)}
+            {name: value if np.isfinite(value) else None for name, value in zip(OUTPUTS, row, strict=True)}
             for row in values
         ),
         out,

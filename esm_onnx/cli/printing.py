@@ -40,10 +40,10 @@ def write_lines(values: Iterable[Any], out: Path | None) -> int:
     return count
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on standard output; numbers to the right."""
     body = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         numeric = all(row[i].replace(".", "").replace("%", "").strip("− -").isdigit() or not row[i] for row in body)
         table.add_column(column, justify="right" if numeric and body else "left", overflow="fold")

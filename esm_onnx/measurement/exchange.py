@@ -69,9 +69,7 @@ def exported_lines(
     """
     found = False
     for content in store.contents():
-        if space is not None and content.space.fingerprint != space.fingerprint:
-            continue
-        if target is not None and content.target.name != target and not content.target.digest.startswith(target):
+        if not content.matches(space, target):
             continue
         for session, status, provenance, _ in store.sessions(content.space, content.target):
             if status != ACCEPTED:

@@ -197,6 +197,9 @@ class Profiler:
                 failed += isinstance(record, Failure)
                 done += 1
                 self._report(Progress(len(asked), done, failed))
+            else:
+                continue
+            break  # it is enough: no rounds for subjects that are not measured
         self._round(session)
         quality = judge(self.store.measurements(self.space, session=session), self.protocol.tolerance)
         status = ACCEPTED if quality.accepted else REJECTED

@@ -71,6 +71,12 @@ class Content:
     measurements: int
     failures: int
 
+    def matches(self, space: Space | None, target: str | None) -> bool:
+        """Whether it is of that space, and of that target by its name or the beginning of its digest; None is any."""
+        if space is not None and self.space.fingerprint != space.fingerprint:
+            return False
+        return target is None or self.target.name == target or (bool(target) and self.target.digest.startswith(target))
+
 
 class Store:
     """A store, opened or made anew; a context manager.

@@ -27,12 +27,7 @@ def choose(store: Store, *, space: Space | None = None, target: str | None = Non
         InputError: nothing fits, or more than one pair does; the message lists what there is.
     """
     contents = [content for content in store.contents() if content.measurements]
-    fitting = [
-        content
-        for content in contents
-        if (space is None or content.space.fingerprint == space.fingerprint)
-        and (target is None or content.target.name == target or (target and content.target.digest.startswith(target)))
-    ]
+    fitting = [content for content in contents if content.matches(space, target)]
     fitting = [content for content in fitting if content.target.name == target] or fitting
     if len(fitting) == 1:
         return fitting[0] if space is None else replace(fitting[0], space=space)

@@ -202,6 +202,15 @@ def test_enough_ends_the_session_with_its_references(
         assert measuring.profile(eight).measured == 4
 
 
+def test_enough_measures_no_references_for_subjects_that_do_not_come(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    answers = iter([False] * 2 + [True] * 9)
+    with profiler(tiny, store, tmp_path / "s") as measuring:
+        assert measuring.profile(eight, enough=lambda: next(answers)).measured == 1
+        assert "".join(record.role[0] for record in store.measurements(tiny, measuring.target)) == "rrsrr"
+
+
 def test_a_wrong_export_is_told_before_anything_is_opened(tiny: Space, store: Store, tmp_path: Path) -> None:
     wrong = replace(tiny, export=Export("mobilenetv3", {"widths": [8]}))
     with pytest.raises(InputError, match="widths"):
