@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import numpy as np
 import pytest
 
 from esm_onnx.architectures import Space, sample
@@ -21,7 +23,7 @@ from esm_onnx.architectures.toml_space import space_from_table
 from esm_onnx.errors import InputError
 from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
-from esm_onnx.measurement.timing import time_runs
+from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
 
 TINY_TABLE = {
     "name": "tiny",
@@ -72,9 +74,29 @@ class RuntimeSuite:
 
     def test_every_run_takes_time_by_its_own_clock(self, runtime: Runtime, subnet: Path) -> None:
         with runtime.load(subnet) as infer:
-            durations = time_runs(infer, runtime.clock, runs=20, warmup=2)
-        assert len(durations) == 20
-        assert all(isinstance(duration, int) and duration > 0 for duration in durations)
+            timing = time_runs(infer, Instruments(runtime.clock, runtime.counters), runs=20, warmup=2)
+        assert len(timing.runs_ns) == len(timing.dropped) == 20
+        assert all(isinstance(duration, int) and duration > 0 for duration in timing.runs_ns)
+
+    def test_two_subnets_alternate(self, runtime: Runtime, subnet: Path) -> None:
+        instruments = Instruments(runtime.clock, runtime.counters)
+        with runtime.load(subnet) as infer, runtime.load(subnet) as calibrate:
+            timing = time_pairs(infer, calibrate, instruments, runs=30, warmup=2)
+        assert len(timing.runs_ns) == len(timing.calibration_ns) == 30
+        assert min(timing.calibration_ns) > 0
+
+    def test_the_counters_never_go_back(self, runtime: Runtime, subnet: Path) -> None:
+        with runtime.load(subnet) as infer:
+            before = runtime.counters()
+            infer()
+            after = runtime.counters()
+        for name in ("switches", "stolen", "throttlings", "reading"):
+            assert getattr(after, name) >= getattr(before, name)
+
+    def test_outputs_are_arrays_or_nothing(self, runtime: Runtime, subnet: Path) -> None:
+        with runtime.load(subnet) as infer:
+            outputs: Any = infer()
+        assert outputs is None or all(isinstance(output, np.ndarray) for output in outputs)
 
     def test_the_clock_never_goes_back(self, runtime: Runtime, subnet: Path) -> None:
         with runtime.load(subnet) as infer:

@@ -13,6 +13,9 @@ The formula, for each node of the subnet in turn:
 The latency is the end of the last node. None of the steps is additive over blocks, on purpose: real devices are not.
 A run takes the latency × (1 + noise): log-normal of the device's sigma, and one run in a hundred up to 1.5 times as
 long. The noise of a subnet depends on the seed, the subnet and how often it was loaded, and on nothing else.
+
+Two of the devices are disturbed, as real ones are: `shared` is the cpu with neighbours (`Disturbance`), `hot` the board
+without a fan. What they do depends on the seed and on the virtual time.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ import onnx
 from onnx import shape_inference
 
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.conditions import Counters
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
 
@@ -37,6 +41,62 @@ FORMULA = 1
 """Version of the formula: a fact, so latencies of two formulas are never mixed."""
 
 BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What goes on around a device, in seconds of its virtual clock and shares of a latency.
+
+    Attributes:
+        levels: greatest slow-down of a level; levels last `level_s` on average.
+        ramp: greatest slow-down by heat, which rises and falls once in `ramp_s`.
+        bursts: share of the time in which another process computes on the same core, in bursts of `burst_s` on average;
+            every run in a burst is preempted for one time slice of `SLICE_S` or more.
+        spikes: share of runs that take up to five times as long, for reasons that nothing counts.
+    """
+
+    levels: float = 0.0
+    level_s: float = 1.0
+    ramp: float = 0.0
+    ramp_s: float = 1.0
+    bursts: float = 0.0
+    burst_s: float = 1.0
+    spikes: float = 0.0
+
+
+CALM = Disturbance()
+SLICE_S = 0.003
+
+
+class Surroundings:
+    """A disturbance as it goes: how much longer a run takes that begins now."""
+
+    def __init__(self, disturbance: Disturbance, rng: np.random.Generator) -> None:
+        self._of, self._rng = disturbance, rng
+        self._level, self._level_ends_s = 1.0, 0.0
+        self._bursting, self._burst_ends_s = True, 0.0
+        self.switches = 0
+
+    def lengthen(self, seconds: float, now_s: float) -> float:
+        """The duration of a run of `seconds` that begins at `now_s`."""
+        of, rng = self._of, self._rng
+        if of == CALM:
+            return seconds
+        while now_s >= self._level_ends_s:
+            self._level = 1 + of.levels * rng.random()
+            self._level_ends_s += of.level_s * rng.exponential()
+        while now_s >= self._burst_ends_s:
+            self._bursting = not self._bursting
+            share = of.bursts if self._bursting else 1 - of.bursts
+            self._burst_ends_s += of.burst_s * max(share, 1e-9) / max(of.bursts, 1e-9) * rng.exponential()
+        heat = 1 + of.ramp * (1 - math.cos(2 * math.pi * now_s / of.ramp_s)) / 2
+        seconds *= self._level * heat
+        if rng.random() < of.spikes:
+            seconds *= rng.uniform(1, 5)
+        if self._bursting and of.bursts:
+            self.switches += 1
+            seconds += SLICE_S * rng.uniform(1, 3)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +112,7 @@ class Device:
     cache_bytes: int
     launch_us: float
     sigma: float
+    disturbance: Disturbance = CALM
 
 
 DEVICES = {
@@ -59,10 +120,14 @@ DEVICES = {
     "cpu": Device(250, 0.25, 16, 1, 20, 120, 2 << 20, 2.0, 0.01),
     "board": Device(12, 0.35, 8, 1, 3, 12, 1 << 20, 4.0, 0.008),
 }
+DEVICES["shared"] = replace(
+    DEVICES["cpu"], disturbance=Disturbance(levels=0.4, level_s=4, bursts=0.2, burst_s=0.8, spikes=0.02)
+)
+DEVICES["hot"] = replace(DEVICES["board"], disturbance=Disturbance(ramp=0.5, ramp_s=300, spikes=0.01))
 
 
 class Dry(Runtime):
-    """The fake: devices gpu, cpu and board."""
+    """The fake: devices gpu, cpu, board, shared and hot."""
 
     name = "dry"
 
@@ -72,6 +137,8 @@ class Dry(Runtime):
         if self.device not in DEVICES:
             raise InputError(f"device {self.device!r} on dry, expected one of {', '.join(DEVICES)}")
         self._now_ns = 0
+        rng = np.random.default_rng([settings.seed, *self.device.encode()])
+        self._surroundings = Surroundings(DEVICES[self.device].disturbance, rng)
         self._loads: Counter[str] = Counter()
 
     def facts(self) -> Mapping[str, Fact]:
@@ -79,6 +146,9 @@ class Dry(Runtime):
 
     def clock(self) -> int:
         return self._now_ns
+
+    def counters(self) -> Counters:
+        return Counters(switches=self._surroundings.switches)
 
     @contextmanager
     def load(self, subnet: Path) -> Iterator[Callable[[], object]]:
@@ -90,7 +160,8 @@ class Dry(Runtime):
         rng = np.random.default_rng([self.settings.seed, int(digest[:16], 16), self._loads[digest]])
 
         def infer() -> None:
-            self._now_ns += round(latency_ns * noise(device, rng))
+            run_s = 1e-9 * latency_ns * noise(device, rng)
+            self._now_ns += round(1e9 * self._surroundings.lengthen(run_s, 1e-9 * self._now_ns))
 
         yield infer
 

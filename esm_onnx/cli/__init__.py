@@ -15,8 +15,9 @@ from esm_onnx import __version__
 from esm_onnx.cli.building import build
 from esm_onnx.cli.choosing import genome, sample, spaces
 from esm_onnx.cli.data import data
+from esm_onnx.cli.doctoring import doctor
 from esm_onnx.cli.exporting import export
-from esm_onnx.cli.measuring import profile, runtimes
+from esm_onnx.cli.measuring import profile, runtimes, time_files
 from esm_onnx.cli.predicting import evaluate, predict, train
 from esm_onnx.errors import EsmError
 
@@ -30,7 +31,21 @@ def commands() -> None:
     """Latency predictors for neural architecture search: from a supernet to one predictor.onnx."""
 
 
-for command in (spaces, runtimes, sample, genome, export, profile, data, train, evaluate, predict, build):
+for command in (
+    spaces,
+    runtimes,
+    sample,
+    genome,
+    export,
+    doctor,
+    profile,
+    time_files,
+    data,
+    train,
+    evaluate,
+    predict,
+    build,
+):
     commands.add_command(command)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -11,7 +13,9 @@ import click
 from esm_onnx.architectures import Space
 from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
+from esm_onnx.errors import InputError
 from esm_onnx.measurement.exchange import exported_lines, import_file
+from esm_onnx.measurement.rescue import rescue
 from esm_onnx.measurement.store import Content, Store
 
 
@@ -43,12 +47,29 @@ def import_(file: Path, space: Space, target: str | None, store_path: Path, as_j
 @space_option(required=False)
 @click.option("--target", help="Only this target: its name, or the beginning of its digest.")
 @click.option("--runs", is_flag=True, help="With every run.")
+@click.option("--rescue", "damaged", is_flag=True, help="What can be read of a damaged store; it is left as it is.")
 @click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
-def export_(store_path: Path, space: Space | None, target: str | None, runs: bool, out: Path | None) -> None:
+def export_(
+    store_path: Path, space: Space | None, target: str | None, runs: bool, damaged: bool, out: Path | None
+) -> None:
     """Write accepted measurements as JSON Lines, with target and provenance."""
-    with Store(store_path, create=False) as store:
+    with _rescued(store_path, space) if damaged else Store(store_path, create=False) as store:
         count = write_lines(exported_lines(store, space=space, target=target, runs=runs), out)
     click.echo(f"{count} measurements exported", err=True)
+
+
+@contextmanager
+def _rescued(path: Path, space: Space | None) -> Iterator[Store]:
+    """A store of what can be read of a damaged one."""
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        losses = rescue(path, copy, space=space)
+        click.echo(f"{path}: {losses}", err=True)
+        try:
+            with Store(copy) as store:
+                yield store
+        except InputError as error:
+            raise error.at(path) from None
 
 
 @data.command("list")

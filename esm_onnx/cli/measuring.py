@@ -1,12 +1,14 @@
-"""`runtimes`, `profile`: how fast it is."""
+"""`runtimes`, `profile`, `time`: how fast it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from esm_onnx.architectures import Space, read_architectures, to_json
 from esm_onnx.cli.options import (
@@ -18,13 +20,21 @@ from esm_onnx.cli.options import (
     space_option,
     store_option,
 )
+from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import FEW, print_json, print_table, progress_bar
-from esm_onnx.errors import WorkError
+from esm_onnx.errors import InputError, WorkError
 from esm_onnx.export import ExportSettings
+from esm_onnx.measurement.estimate import relative_error, trimmed_mean
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.runtime import RuntimeSettings, list_runtimes
+from esm_onnx.measurement.quality import relative_std
+from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime, list_runtimes
 from esm_onnx.measurement.session import Outcome, Profiler, Progress
 from esm_onnx.measurement.store import Store
+from esm_onnx.measurement.timing import Timing
+from esm_onnx.measurement.worker import Lost, Worker
+
+TIMING = ("runtime", "device", "threads", "precision", "runs", "warmup", "deadline", "memory")
+"""Those of the measuring options that hold for any ONNX file."""
 
 
 @click.command()
@@ -43,6 +53,7 @@ def runtimes(as_json: bool) -> None:
 @space_option()
 @click.option("--architectures", type=FILE, required=True, help="JSON Lines file of architectures.")
 @store_option()
+@preset_option
 @measuring_options
 @seed_option()
 @json_option()
@@ -59,27 +70,42 @@ def profile(space: Space, architectures: Path, store_path: Path, as_json: bool, 
 
 def profiler(space: Space, store: Store, report: Callable[[Progress], None], **measuring: Any) -> Profiler:
     """The profiler that the measuring options describe."""
-    take = measuring.__getitem__
-    protocol = Protocol(
-        tolerance=take("tolerance"),
-        deadline_s=take("deadline"),
-        **{
-            name: take(name)
-            for name in ("runs", "warmup", "references", "reference_every", "session_size", "attempts", "seed")
-        },
-    )
     return Profiler(
         space,
         store,
-        take("runtime"),
-        folder=take("folder") or cache_folder(),
-        settings=RuntimeSettings(take("device"), take("threads"), take("precision"), take("seed")),
-        export=ExportSettings(take("batch"), take("opset"), take("precision"), take("embed_weights")),
-        protocol=protocol,
-        name=take("target"),
-        retry_failed=take("retry_failed"),
+        measuring["runtime"],
+        folder=measuring["folder"] or cache_folder(),
+        settings=runtime_settings(measuring),
+        export=export_settings(measuring),
+        protocol=protocol_of(measuring),
+        name=measuring["target"],
+        retry_failed=measuring["retry_failed"],
         report=report,
     )
+
+
+PROTOCOL = ("paired", "runs", "target_error", "warmup", "references", "reference_every", "session_size")
+JUDGING = ("tolerance", "attempts", "seed")
+
+
+def protocol_of(measuring: Mapping[str, Any]) -> Protocol:
+    """The protocol that the measuring options describe."""
+    memory = measuring["memory"]
+    return Protocol(
+        deadline_s=measuring["deadline"],
+        memory_bytes=None if memory is None else int(memory * 2**30),
+        **{name: measuring[name] for name in (*PROTOCOL, *JUDGING)},
+    )
+
+
+def runtime_settings(measuring: Mapping[str, Any]) -> RuntimeSettings:
+    """The runtime's settings that the measuring options describe."""
+    return RuntimeSettings(*(measuring[name] for name in ("device", "threads", "precision", "seed")))
+
+
+def export_settings(measuring: Mapping[str, Any]) -> ExportSettings:
+    """The export's settings that the measuring options describe."""
+    return ExportSettings(*(measuring[name] for name in ("batch", "opset", "precision", "embed_weights")))
 
 
 def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -> None:
@@ -108,8 +134,72 @@ def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -
         f"{len(outcome.failures)} failed; store {store}"
     )
     if outcome.weakly_measured:
-        click.echo(f"  {outcome.weakly_measured} of those had fewer runs or a greater tolerance than is asked for now")
+        click.echo(f"  {outcome.weakly_measured} of those were measured with less care than is asked for now")
     for failure in outcome.failures[:FEW]:
         click.echo(f"  failed ({failure.kind}): {failure.message}")
     if outcome.failures:
         click.echo("  after two failures an architecture is left alone; --retry-failed tries it again")
+
+
+@click.command(name="time", params=[option for option in profile.params if option.name in TIMING])
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@json_option()
+def time_files(
+    files: tuple[Path, ...],
+    runtime: str,
+    device: str | None,
+    threads: int,
+    precision: str,
+    runs: int,
+    warmup: int,
+    deadline: float,
+    memory: float | None,
+    as_json: bool,
+) -> None:
+    """Time any ONNX files, each checked before it is loaded: standard operators only, and no files beside it."""
+    memory_bytes = None if memory is None else int(memory * 2**30)
+    settings = RuntimeSettings(device, threads, precision)
+    with Worker(find_runtime(runtime).name, settings, memory_bytes=memory_bytes) as worker:
+        replies = [worker.time(f, runs=runs, warmup=warmup, deadline_s=deadline, check=True) for f in files]
+        facts = {"runtime": find_runtime(runtime).name, **worker.facts}
+    rows = [{"file": str(file), **_timed(reply)} for file, reply in zip(files, replies, strict=True)]
+    if as_json:
+        print_json({"facts": facts, "files": rows})
+    else:
+        columns = ("file", "latency ms", "± ms", "minimum ms", "spread", "failure")
+        print_table(columns, (_cells(row) for row in rows))
+    refused = [row["message"] for row in rows if row.get("kind") == "refused"]
+    if refused:
+        raise InputError(refused[0] + (f" (and {len(refused) - 1} more files refused)" if refused[1:] else ""))
+    if all("kind" in row for row in rows):
+        raise WorkError(f"no file could be timed: {rows[0]['kind']}: {rows[0]['message']}")
+
+
+def _timed(reply: Timing | Lost) -> dict[str, Any]:
+    """What is known of a file: its latency and half its 95 % interval in ms, or why there are none."""
+    if isinstance(reply, Lost):
+        return {"kind": reply.kind, "message": reply.message}
+    runs_ms = np.array(reply.runs_ns) / 1e6
+    latency_ms = trimmed_mean(runs_ms)
+    error = relative_error(runs_ms)
+    return {
+        "latency_ms": latency_ms,
+        "error_ms": latency_ms * error if math.isfinite(error) else None,
+        "minimum_ms": float(runs_ms.min()),
+        "spread": relative_std(runs_ms.tolist()),
+        "runs_ms": runs_ms.tolist(),
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if "kind" in row:
+        return row["file"], "", "", "", "", f"{row['kind']}: {row['message']}"
+    error = "" if row["error_ms"] is None else f"{row['error_ms']:.2g}"
+    return (
+        row["file"],
+        f"{row['latency_ms']:.4g}",
+        error,
+        f"{row['minimum_ms']:.4g}",
+        f"{100 * row['spread']:.1f} %",
+        "",
+    )

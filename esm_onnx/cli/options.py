@@ -39,6 +39,15 @@ class Share(click.ParamType[float]):
         return share
 
 
+class ShareOrNone(Share):
+    """A share, or "none"."""
+
+    name = "share|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:  # type: ignore[override]
+        return None if str(value).strip() == "none" else super().convert(value, param, ctx)
+
+
 class WritablePath(click.ParamType[Path]):
     """A file or folder that will be written; checked before any work is done."""
 
@@ -62,7 +71,7 @@ class WritablePath(click.ParamType[Path]):
 SPACE = SpaceType()
 OUT = WritablePath(folder=False)
 FOLDER = WritablePath(folder=True)
-SHARE = Share()
+SHARE, SHARE_OR_NONE = Share(), ShareOrNone()
 FILE = click.Path(path_type=Path)
 
 
@@ -109,17 +118,31 @@ measuring_options = together(
     click.option("--opset", type=int, default=17, help="ONNX operator set."),
     click.option("--embed-weights", is_flag=True, help="Weights inside each file instead of one shared pool."),
     click.option("--target", help="What the target shall be called.  [default: runtime and device]"),
-    click.option("--runs", type=click.IntRange(min=1), default=150, help="Timed runs of a measurement."),
+    click.option(
+        "--paired/--plain", default=True, help="Alternate with a calibration subnet, or the paper's way: by itself."
+    ),
+    click.option("--runs", type=click.IntRange(min=1), default=150, help="Timed runs of a measurement at most."),
+    click.option(
+        "--target-error",
+        type=SHARE_OR_NONE,
+        default="2%",
+        help="Fewer runs will do once the 95 % interval of a latency is within ± this; `none` for all runs.",
+    ),
     click.option("--warmup", type=click.IntRange(min=0), default=10, help="Untimed runs before them."),
     click.option("--references", type=click.IntRange(min=1), default=3, help="Number of reference architectures."),
-    click.option("--reference-every", type=click.IntRange(min=1), default=20, help="Subjects between their rounds."),
+    click.option(
+        "--reference-every", type=click.IntRange(min=1), default=20, help="Subjects between their rounds, on average."
+    ),
     click.option("--session-size", type=click.IntRange(min=1), default=100, help="Subjects of a session at most."),
-    click.option("--tolerance", type=SHARE, default="3%", help="Relative standard deviation allowed to a reference."),
+    click.option("--tolerance", type=SHARE, default="3%", help="How far references may wander."),
     click.option(
         "--attempts", type=click.IntRange(min=1), default=3, help="Rejected sessions in a row before giving up."
     ),
     click.option(
         "--deadline", type=click.FloatRange(0, 1e6, min_open=True), default=300.0, help="Seconds for a subnet."
+    ),
+    click.option(
+        "--memory", type=click.FloatRange(0.25, 1e6), help="GiB for a subnet.  [default: 80 % of the machine's]"
     ),
     click.option("--retry-failed", is_flag=True, help="Try again what failed in earlier commands."),
     click.option("--folder", type=FOLDER, help="Where subnets and weights are written.  [default: the user's cache]"),

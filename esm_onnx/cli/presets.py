@@ -14,7 +14,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "initial": 300,
         "step": 100,
         "bins": 5,
+        "paired": False,
         "runs": 150,
+        "target_error": "none",
         "tolerance": 0.03,
     },
 }

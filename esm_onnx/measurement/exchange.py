@@ -1,7 +1,9 @@
 """Measurements as JSON Lines: `{"architecture": {…}, "latency_ms": 3.2}`, and what else is known beside it.
 
-Optional fields, written by `exported_lines` and read back: `target` (name), `facts` (of the target), `runs_ms` (every
-run), `started_at` (seconds since 1970), `provenance` (how it came about; kept for people, not read back).
+Optional fields, written by `exported_lines` and read back: `target` (name), `facts` (of the target), `started_at`
+(seconds since 1970), `runs_ms` (every run), and beside the runs what else makes the latency of them: `dropped` (for
+each run the bits of `Reason`), `calibration_ms` (the calibration beside each run) with `nominal_ms`, and `shift`. Kept
+for people and not read back: `trimmed_ms`, the paper's statistic, and `provenance`, how it came about.
 """
 
 from __future__ import annotations
@@ -14,14 +16,21 @@ from typing import Any
 
 from esm_onnx.architectures import Space, from_json, read_json_lines, to_json
 from esm_onnx.errors import InputError, shown
-from esm_onnx.measurement.record import SUBJECT, Measurement
+from esm_onnx.measurement.conditions import Reason
+from esm_onnx.measurement.record import SUBJECT, Measurement, Pairing
 from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
 
 LEAST_MS, GREATEST_MS = 1e-9, 1e9
 """What a latency can be, in ms: from below a clock's tick to eleven days."""
 GREATEST_NUMBER = 1e18
-FIELDS = ("architecture", "latency_ms", "target", "facts", "runs_ms", "started_at", "provenance")
+GREATEST_SHIFT = 1e3
+EVERY_REASON = sum(Reason)
+OF_RUNS = ("dropped", "calibration_ms", "nominal_ms", "shift")
+FIELDS = (
+    *("architecture", "latency_ms", "trimmed_ms", "target", "facts", "started_at", "provenance", "runs_ms"),
+    *OF_RUNS,
+)
 
 
 def import_file(store: Store, path: Path | str, space: Space, *, target: str | None = None) -> dict[str, int]:
@@ -74,7 +83,7 @@ def exported_lines(
         for session, status, provenance, _ in store.sessions(content.space, content.target):
             if status != ACCEPTED:
                 continue
-            for measurement in store.measurements(content.space, session=session):
+            for measurement in store.measurements(content.space, content.target, session=session):
                 if measurement.role == SUBJECT:
                     found = True
                     yield _line(content.space, content.target, {"session": session, **provenance}, measurement, runs)
@@ -88,12 +97,26 @@ def _line(
     return {
         "architecture": to_json(space, measurement.architecture),
         "latency_ms": measurement.latency_ms,
+        "trimmed_ms": measurement.trimmed_ms,
         "target": target.name,
         "facts": dict(target.facts),
         "started_at": measurement.started_at,
         "provenance": provenance,
-        **({"runs_ms": list(measurement.runs_ms)} if runs else {}),
+        **(_runs_line(measurement) if runs else {}),
     }
+
+
+def _runs_line(measurement: Measurement) -> dict[str, Any]:
+    """Every run, and what else its latency is made of where there is more."""
+    line: dict[str, Any] = {"runs_ms": list(measurement.runs_ms)}
+    if measurement.dropped:
+        line["dropped"] = list(measurement.dropped)
+    if measurement.pairing is not None:
+        line["calibration_ms"] = list(measurement.pairing.calibration_ms)
+        line["nominal_ms"] = measurement.pairing.nominal_ms
+    if measurement.shift != 1:
+        line["shift"] = measurement.shift
+    return line
 
 
 def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measurement]:
@@ -107,17 +130,49 @@ def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measu
             raise InputError(f"unknown field {shown(name)}, expected some of {', '.join(FIELDS)}")
     architecture = from_json(space, data["architecture"])
     latency = _positive(data["latency_ms"], "latency_ms")
-    runs = data.get("runs_ms", [latency])
-    if not isinstance(runs, list) or not runs:
-        raise InputError(f"runs_ms is {shown(runs)}, expected a list of times in ms")
+    runs = tuple(_positive(run, "runs_ms") for run in _list(data.get("runs_ms", [latency]), "runs_ms"))
+    if "runs_ms" not in data and (lonely := [name for name in OF_RUNS if name in data]):
+        raise InputError(f"{lonely[0]} without runs_ms, expected both or neither")
     measurement = Measurement(
-        architecture, SUBJECT, tuple(_positive(run, "runs_ms") for run in runs), _started_at(data.get("started_at"))
+        architecture,
+        SUBJECT,
+        runs,
+        _started_at(data.get("started_at")),
+        _dropped(data, len(runs)),
+        _pairing(data, len(runs)),
+        _between(data.get("shift", 1.0), "shift", 1 / GREATEST_SHIFT, GREATEST_SHIFT, "factor"),
     )
     if not math.isclose(measurement.latency_ms, latency, rel_tol=1e-6):
-        raise InputError(
-            f"latency_ms is {shown(latency)}, expected {measurement.latency_ms!r}, the trimmed mean of its runs_ms"
-        )
+        raise InputError(f"latency_ms is {shown(latency)}, expected {measurement.latency_ms!r}, as its runs_ms give it")
     return _target(data, target), measurement
+
+
+def _dropped(data: dict[str, Any], runs: int) -> tuple[int, ...]:
+    if "dropped" not in data:
+        return ()
+    dropped = _list(data["dropped"], "dropped", length=runs)
+    for bits in dropped:
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= EVERY_REASON:
+            raise InputError(f"dropped has {shown(bits)}, expected the bits of reasons, 0 to {EVERY_REASON}")
+    return tuple(dropped)
+
+
+def _pairing(data: dict[str, Any], runs: int) -> Pairing | None:
+    if "calibration_ms" not in data and "nominal_ms" not in data:
+        return None
+    calibration = _list(data.get("calibration_ms"), "calibration_ms", length=runs)
+    return Pairing(
+        tuple(_positive(value, "calibration_ms") for value in calibration),
+        _positive(data.get("nominal_ms"), "nominal_ms"),
+    )
+
+
+def _list(values: object, name: str, *, length: int | None = None) -> list[Any]:
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{name} is {shown(values)}, expected a list with one value for each run")
+    if length is not None and len(values) != length:
+        raise InputError(f"{name} has {len(values)} values, expected {length}, one for each run")
+    return values
 
 
 def _target(data: dict[str, Any], asked: str | None) -> Target:
@@ -136,8 +191,12 @@ def _is_fact(value: object) -> bool:
 
 
 def _positive(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST_MS <= value <= GREATEST_MS:
-        raise InputError(f"{name} is {shown(value)}, expected a positive number of ms, {LEAST_MS:g} to {GREATEST_MS:g}")
+    return _between(value, name, LEAST_MS, GREATEST_MS, "number of ms")
+
+
+def _between(value: object, name: str, least: float, greatest: float, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= greatest:
+        raise InputError(f"{name} is {shown(value)}, expected a positive {what}, {least:g} to {greatest:g}")
     return float(value)
 
 

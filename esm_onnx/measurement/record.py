@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm_onnx.architectures import Architecture
+from esm_onnx.measurement.conditions import Reason
+from esm_onnx.measurement.estimate import Values, relative_error, trimmed_mean
 
-TRIM = 0.2
-"""Share of runs dropped at either end (ESM, Section V: the fastest and the slowest 20 %)."""
+LEAST_CLEAN = 10
+"""Clean runs that make a measurement, or all where it has fewer: the interval of fewer says little."""
 
 SUBJECT, REFERENCE = "subject", "reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The calibration runs that alternated with the runs of a measurement.
+
+    Attributes:
+        calibration_ms: for each run the mean of the calibration runs before and after it, in ms.
+        nominal_ms: the calibration subnet's nominal latency on the target, in ms.
+        spent_ms: time that all calibration runs took, in ms.
+    """
+
+    calibration_ms: tuple[float, ...]
+    nominal_ms: float
+    spent_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +41,105 @@ class Measurement:
         role: "subject" for an architecture that is to be known, "reference" for one that watches the session.
         runs_ms: every timed run in the order of running, in ms.
         started_at: seconds since 1970.
+        dropped: for each run the bits of `Reason` for which it is left out, 0 for a clean one; empty: not watched.
+        pairing: the calibration runs beside it; None for plain timing.
+        shift: factor by which references brought it over from another regime; 1 for none.
+        elapsed_s: time from writing the subnet to its last run, in s; 0 where unknown.
     """
 
     architecture: Architecture
     role: str
     runs_ms: tuple[float, ...]
     started_at: float
+    dropped: tuple[int, ...] = ()
+    pairing: Pairing | None = None
+    shift: float = 1.0
+    elapsed_s: float = 0.0
 
     @property
     def latency_ms(self) -> float:
-        """Trimmed mean of the runs, in ms."""
+        """What is believed of it, in ms: the paired statistic where there is one, else the trimmed mean."""
+        if self.pairing is None:
+            return self.trimmed_ms
+        return self.shift * self.pairing.nominal_ms * trimmed_mean(self.values)
+
+    @property
+    def trimmed_ms(self) -> float:
+        """Trimmed mean of all runs, in ms: the paper's statistic."""
         return trimmed_mean(np.asarray(self.runs_ms))
+
+    def plain(self) -> Measurement:
+        """The same runs as the paper's protocol sees them."""
+        return replace(self, pairing=None, shift=1.0)
+
+    @property
+    def error(self) -> float:
+        """Half the 95 % confidence interval of the latency over the latency; what all its runs share is not in it."""
+        return relative_error(self.values)
+
+    @property
+    def values(self) -> Values:
+        """What the statistic is taken from: each used run over the calibration beside it, or in ms if plain."""
+        runs = np.asarray(self.runs_ms, dtype=float)
+        return runs if self.pairing is None else (runs / np.asarray(self.pairing.calibration_ms))[self.used]
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """The runs that count: the clean ones; where too few, those clean but for the speed; where too few, all.
+
+        The paper's protocol, which is plain, drops no run but by trimming.
+        """
+        everything = np.ones(len(self.runs_ms), dtype=bool)
+        candidates = (self._without(Reason(0)), self._without(Reason.OTHER_SPEED))
+        return next((mask for mask in candidates if self._enough(mask)), everything)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough runs were clean; without them this is a record, but no latency."""
+        return self._enough(self._without(Reason.OTHER_SPEED))
+
+    @property
+    def at_usual_speed(self) -> bool:
+        """Whether enough runs were clean while the calibration was near its nominal latency."""
+        return self._enough(self._without(Reason(0)))
+
+    @property
+    def speed(self) -> float:
+        """The calibration's nominal latency over its latency beside the used runs; 1 for plain timing."""
+        if self.pairing is None:
+            return 1.0
+        return self.pairing.nominal_ms / float(np.median(np.asarray(self.pairing.calibration_ms)[self.used]))
+
+    @property
+    def reasons(self) -> Counter[Reason]:
+        """How many runs have each reason."""
+        return Counter({reason: count for reason in Reason if (count := sum(bool(b & reason) for b in self.dropped))})
+
+    def _without(self, allowed: Reason) -> NDArray[np.bool_]:
+        """The runs that have no reason but those allowed."""
+        if self.pairing is None or not self.dropped:
+            return np.ones(len(self.runs_ms), dtype=bool)
+        clean: NDArray[np.bool_] = (np.asarray(self.dropped) & ~int(allowed)) == 0
+        return clean
+
+    def _enough(self, mask: NDArray[np.bool_]) -> bool:
+        return int(mask.sum()) >= min(LEAST_CLEAN, len(mask))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The calibration subnet of a space on a target: established once.
+
+    Attributes:
+        nominal_ms: its latency while the device is at its usual speed, in ms.
+        spread: relative standard deviation of that latency over the stretches it was established from, as a share.
+        started_at: seconds since 1970.
+    """
+
+    architecture: Architecture
+    nominal_ms: float
+    spread: float
+    started_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +147,7 @@ class Failure:
     """An attempt that gave no latency.
 
     Attributes:
-        kind: "export", "load", "run", "crash" or "deadline".
+        kind: "export", "refused", "load", "memory", "run", "nan", "exit", "crash" or "deadline".
         message: what was seen, one line.
         started_at: seconds since 1970.
     """
@@ -50,9 +156,3 @@ class Failure:
     kind: str
     message: str
     started_at: float
-
-
-def trimmed_mean(runs: NDArray[np.float64], trim: float = TRIM) -> float:
-    """Mean of what is left when the share `trim` of the runs is dropped at either end (rounded down)."""
-    drop = int(len(runs) * trim)
-    return float(np.sort(runs)[drop : len(runs) - drop].mean())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.conditions import Counters, HostCounters
 from esm_onnx.measurement.target import Fact
 
 GROUP = "esm_onnx.runtimes"
@@ -47,6 +48,7 @@ class Runtime(ABC):
     """Software that executes ONNX on one device."""
 
     name: ClassVar[str]
+    _host: HostCounters | None = None
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
 
     def __init__(self, settings: RuntimeSettings) -> None:
@@ -62,11 +64,25 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self, subnet: Path) -> AbstractContextManager[Callable[[], object]]:
-        """Prepares a subnet: gives a callable that performs one inference and returns when the device has finished."""
+        """Prepares a subnet: gives a callable that performs one inference and returns when the device has finished.
+
+        The callable returns the outputs as a sequence of numpy arrays, or None where nothing is computed. Two subnets
+        may be loaded at the same time: the one that is measured and the calibration subnet.
+        """
 
     def clock(self) -> int:
         """The time in ns that runs are measured with."""
         return time.perf_counter_ns()
+
+    def counters(self) -> Counters:
+        """What the system has counted so far: how the core knows a contaminated run.
+
+        Those of this machine. A device that has its own (a GPU's reasons for throttling) replaces what differs, and a
+        runtime whose runs do not compute in the calling thread leaves out `cpu_ns`.
+        """
+        if self._host is None:
+            self._host = HostCounters(one_thread=self.settings.threads == 1)
+        return self._host()
 
 
 @dataclass(frozen=True, slots=True)

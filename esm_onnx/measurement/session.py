@@ -1,8 +1,8 @@
-"""Profiling: sessions of subjects among references, until every architecture is measured in an accepted one.
+"""Profiling: sessions of subjects among references, until every architecture is measured and believed.
 
-A session begins with a round of references, has one after every few subjects and one at its end. When a reference
-scatters beyond the tolerance, the session is rejected and what it covers is measured again. A session that was
-interrupted is continued with a round of references: what was measured before stands if they still agree.
+A session begins with a round of references, has rounds at random places and one at its end. What the references do not
+vouch for (`quality`) is measured again in the next session. A session that was interrupted is continued with a round of
+references; one that cannot be continued, because other options are asked for now, is judged as far as it came.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
+from statistics import median
 
-from esm_onnx.architectures import Architecture, Space, divide, extend
-from esm_onnx.architectures.sampling import left_in_bins
+from esm_onnx.architectures import Architecture, Space
 from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
 from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
+from esm_onnx.measurement.calibration import CALIBRATION_RUNS, calibrate
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.quality import Quality, judge
-from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement
+from esm_onnx.measurement.quality import Quality, judge, reference_latencies
+from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
+from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
-from esm_onnx.measurement.store import ACCEPTED, REJECTED, Store
+from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
+from esm_onnx.measurement.timing import Timing
 from esm_onnx.measurement.worker import Lost, Worker
 
 GREATEST_FAILURES = 2
@@ -55,7 +59,7 @@ class Outcome:
 
     Attributes:
         measured, already_measured: by this call, and before it.
-        weakly_measured: those of `already_measured` that had fewer runs or a greater tolerance than is asked for now.
+        weakly_measured: those of `already_measured` that were made with less care than is asked for now.
         failures: the last failure of each architecture without a latency.
         sessions: the qualities of the sessions that this call closed.
     """
@@ -105,17 +109,21 @@ class Profiler:
         self._subnet_name = f"subnet-{secrets.token_hex(8)}.onnx"  # others may profile in the same folder
         self.references = draw_references(space, self.protocol)
         with suppress(ExportError):  # a wrong [export] is told before a process is started or a session opened
-            self._write(self.references[0]).path.unlink()
+            self._write(self.references[0], self._subnet_name).path.unlink()
         runtime = find_runtime(runtime).name
-        self.worker = Worker(runtime, self.settings)
+        self.worker = Worker(runtime, self.settings, memory_bytes=self.protocol.memory_bytes)
         facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts}
         self.target = Target(name or f"{runtime} {facts['device']}", facts)
+        self._calibration: Calibration | None = None
+        self._calibration_subnet: Path | None = None
 
     def __enter__(self) -> Profiler:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.worker.close()
+        if self._calibration_subnet is not None:
+            self._calibration_subnet.unlink(missing_ok=True)
 
     def profile(self, architectures: Iterable[Architecture], *, enough: Callable[[], bool] = lambda: False) -> Outcome:
         """Measures what the store does not hold yet.
@@ -124,13 +132,14 @@ class Profiler:
             enough: asked before each subject; once it says so, the session is brought to its end and no other begun.
 
         Raises:
-            ThresholdNotMet: the references scattered in every attempt; what was accepted before is kept.
-            WorkError: a reference cannot be measured.
+            ThresholdNotMet: the references wandered in every attempt; what was accepted before is kept.
+            WorkError: a reference or the calibration subnet cannot be measured.
         """
         asked = list(dict.fromkeys(architectures))
         with self.store.alone(self.target):
             known = dict(self.store.measured_how(self.space, self.target))
             already = [architecture for architecture in asked if architecture in known]
+            self._close_abandoned()
             qualities = self._sessions(asked, enough)
         measured = self.store.measured(self.space, self.target)
         failures = self._failures(asked)
@@ -148,13 +157,15 @@ class Profiler:
         qualities: list[Quality] = []
         rejected = 0
         while (todo := self._todo(asked)) and not enough():
+            if self.protocol.paired and self._calibration is None:
+                self._calibrate()
             quality = self._session(todo, asked, enough)
             qualities.append(quality)
             rejected = 0 if quality.accepted else rejected + 1
             if rejected == self.protocol.attempts:
                 raise ThresholdNotMet(
-                    f"{rejected} sessions in a row were rejected: {quality}. Make the machine quieter, or allow more "
-                    f"with a greater tolerance; what was accepted is kept in {self.store.path}"
+                    f"{rejected} sessions in a row were rejected: {quality}. Make the machine quieter (ask "
+                    f"`esm-onnx doctor`), or allow a greater tolerance; what was accepted is kept in {self.store.path}"
                 )
         return qualities
 
@@ -186,29 +197,52 @@ class Profiler:
         subjects = [architecture for architecture in todo if architecture not in before][:room]
         done = len(asked) - len(todo) + len(before.intersection(todo))
         failed = 0
-        every = self.protocol.reference_every
-        for start in range(0, max(1, len(subjects)), every):
-            self._round(session)
-            for architecture in subjects[start : start + every]:
-                if enough():
-                    break
-                record = self._measure(architecture, SUBJECT)
-                self.store.append(session, self.space, record)
-                failed += isinstance(record, Failure)
-                done += 1
-                self._report(Progress(len(asked), done, failed))
-            else:
-                continue
-            break  # it is enough: no rounds for subjects that are not measured
-        self._round(session)
-        quality = judge(self.store.measurements(self.space, session=session), self.protocol.tolerance)
-        status = ACCEPTED if quality.accepted else REJECTED
-        self.store.close_session(session, status=status, verdict=str(quality))
+        told = partial(Progress, len(asked))
+        places = draw_places(len(subjects), self.protocol.reference_every, Random(f"{self.protocol.seed} {session}"))
+        self._round(session, told(done, failed))
+        for place, architecture in enumerate(subjects):
+            if enough():
+                break  # no rounds for subjects that are not measured
+            if place in places:
+                self._round(session, told(done, failed))
+            record = self._measure(architecture, SUBJECT)
+            self.store.append(session, self.space, record)
+            failed += isinstance(record, Failure)
+            done += 1
+            self._report(told(done, failed))
+        self._round(session, told(done, failed), tell=False)
+        quality, status = self._close(session, self.protocol)
         left = len(self._todo(asked))
-        self._report(Progress(len(asked), len(asked) - left, failed, f"session {session} {status}: {quality}"))
+        self._report(told(len(asked) - left, failed, f"session {session} {status}: {quality}"))
         return quality
 
-    def _round(self, session: int) -> None:
+    def _close(self, session: int, protocol: Protocol) -> tuple[Quality, str]:
+        """Judges a session and writes the verdict."""
+        quality = self._judge(session, protocol)
+        status = ACCEPTED if quality.accepted else REJECTED
+        self.store.close_session(
+            session,
+            status=status,
+            verdict=str(quality),
+            fallen=[i for i, stands in enumerate(quality.stands) if not stands] if quality.accepted else (),
+            shifts={i: shift for i, shift in enumerate(quality.shifts) if shift != 1.0},
+        )
+        return quality, status
+
+    def _close_abandoned(self) -> None:
+        """Judges the sessions that interrupted commands left open and this one does not continue."""
+        ours = {"protocol": self.protocol.as_json()}
+        for session, status, provenance, _ in list(self.store.sessions(self.space, self.target)):
+            if status == OPEN and provenance != ours and "protocol" in provenance:
+                self._close(session, Protocol.from_json(provenance["protocol"]))
+
+    def _judge(self, session: int, protocol: Protocol) -> Quality:
+        accepted = reference_latencies(self.store.measurements(self.space, self.target, role=REFERENCE))
+        known = {architecture: median(latencies) for architecture, latencies in accepted.items()}
+        return judge(list(self.store.measurements(self.space, session=session)), protocol, known)
+
+    def _round(self, session: int, progress: Progress, *, tell: bool = True) -> None:
+        """Measures every reference, and tells at once when they have moved."""
         for reference in self.references:
             record = self._measure(reference, REFERENCE)
             self.store.append(session, self.space, record)
@@ -216,34 +250,74 @@ class Profiler:
                 raise WorkError(
                     f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
                 )
+        if tell and self.protocol.paired:
+            quality = self._judge(session, self.protocol)
+            if quality.last_round_failed:
+                self._report(replace(progress, message=f"references have moved: {quality}"))
 
-    def _write(self, architecture: Architecture) -> Subnet:
-        return write_subnet(self.space, architecture, self.folder, self.export, name=self._subnet_name)
+    def _calibrate(self) -> None:
+        """Makes the calibration subnet, and establishes its nominal latency where the store does not know it yet."""
+        architecture = choose_calibration(self.space)
+        subnet = self._write(architecture, f"calibration-{secrets.token_hex(8)}.onnx")
+        self._calibration_subnet = subnet.path
+        self._calibration = self.store.calibration(self.space, self.target)
+        if self._calibration is None or self._calibration.architecture != architecture:
+            partner = self._write(self.references[len(self.references) // 2], self._subnet_name)
+            started_at = self._clock()
+            reply = self.worker.time(
+                partner.path,
+                runs=CALIBRATION_RUNS,
+                warmup=self.protocol.warmup,
+                deadline_s=self.protocol.deadline_s,
+                calibration=subnet.path,
+            )
+            partner.path.unlink(missing_ok=True)
+            if isinstance(reply, Lost):
+                raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
+            self._calibration = calibrate(architecture, reply, started_at)
+            self.store.set_calibration(self.space, self.target, self._calibration)
+
+    def _write(self, architecture: Architecture, name: str) -> Subnet:
+        return write_subnet(self.space, architecture, self.folder, self.export, name=name)
 
     def _measure(self, architecture: Architecture, role: str) -> Measurement | Failure:
         started_at = self._clock()
         try:
-            subnet = self._write(architecture)
+            subnet = self._write(architecture, self._subnet_name)
         except ExportError as error:
             return Failure(architecture, "export", str(error), started_at)
-        protocol = self.protocol
+        protocol, calibration = self.protocol, self._calibration
         try:
             reply = self.worker.time(
-                subnet.path, runs=protocol.runs, warmup=protocol.warmup, deadline_s=protocol.deadline_s
+                subnet.path,
+                runs=protocol.runs,
+                warmup=protocol.warmup,
+                target_error=protocol.target_error,
+                deadline_s=protocol.deadline_s,
+                calibration=self._calibration_subnet,
+                nominal_ns=None if calibration is None else 1e6 * calibration.nominal_ms,
             )
         finally:
             subnet.path.unlink(missing_ok=True)
         if isinstance(reply, Lost):
             return Failure(architecture, reply.kind, reply.message, started_at)
-        return Measurement(architecture, role, tuple(duration / 1e6 for duration in reply), started_at)
+        return as_measurement(architecture, role, reply, calibration, started_at, self._clock() - started_at)
 
 
-def draw_references(space: Space, protocol: Protocol) -> list[Architecture]:
-    """The references of a protocol: architectures of the space, spread evenly over its depths."""
-    bins = divide(space)
-    count = protocol.references
-    places = Counter((2 * i + 1) * len(bins) // (2 * count) for i in range(count))
-    left = left_in_bins(space, bins, ())
-    quotas = [min(places[i], left[i]) for i in range(len(bins))]
-    drawn = extend(space, quotas, bins=bins, rng=Random(protocol.seed))
-    return sorted(drawn, key=lambda architecture: architecture.depth)
+def as_measurement(
+    architecture: Architecture,
+    role: str,
+    timing: Timing,
+    calibration: Calibration | None,
+    started_at: float,
+    elapsed_s: float,
+) -> Measurement:
+    """The record of a timing; a calibration where it was paired."""
+    pairing = None
+    if calibration is not None:
+        beside_ms = tuple(beside / 1e6 for beside in timing.calibration_ns)
+        pairing = Pairing(beside_ms, calibration.nominal_ms, timing.calibrating_ns / 1e6)
+    runs_ms = tuple(run / 1e6 for run in timing.runs_ns)
+    return Measurement(
+        architecture, role, runs_ms, started_at, tuple(timing.dropped), pairing, elapsed_s=max(0.0, elapsed_s)
+    )

@@ -1,65 +1,54 @@
 """All records, in one SQLite file with a write-ahead log.
 
-Every run of every measurement is kept; statistics are derived. A record is on disk when `append` returns. Sessions are
-`open` while they are measured, then `accepted` or `rejected`; datasets are taken from accepted ones.
+Every run of every measurement is kept; statistics are derived, and stored for those who read with SQL. A record is on
+disk when `append` returns. Sessions are `open` while they are measured, then `accepted` or `rejected`; datasets are
+taken from accepted ones, without the measurements that do not stand. Opening a store looks for damage first.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
+import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
-import numpy as np
-
-from esm_onnx.architectures import Architecture, Space, from_genome, to_genome
+from esm_onnx.architectures import Architecture, Space, from_genome
 from esm_onnx.architectures.toml_space import space_from_table
-from esm_onnx.errors import InputError
-from esm_onnx.measurement.record import SUBJECT, Failure, Measurement
+from esm_onnx.errors import InputError, WorkError
+from esm_onnx.measurement import lock
+from esm_onnx.measurement.integrity import WAIT_S, check, unusable
+from esm_onnx.measurement.record import SUBJECT, Calibration, Failure, Measurement
+from esm_onnx.measurement.rows import (
+    CALIBRATION,
+    FAILURE,
+    MEASUREMENT,
+    calibration_of_row,
+    failure_of_row,
+    measurement_of_row,
+    row_of_calibration,
+    row_of_failure,
+    row_of_measurement,
+)
+from esm_onnx.measurement.tables import SCHEMA, insert, make_tables, migrate, update
 from esm_onnx.measurement.target import Target
 
-SCHEMA = 1
-APPLICATION = 0x45534D4F
 OPEN, ACCEPTED, REJECTED = "open", "accepted", "rejected"
-
-TABLES = """
-CREATE TABLE spaces (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, definition TEXT NOT NULL);
-CREATE TABLE targets (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, name TEXT NOT NULL, facts TEXT NOT NULL);
-CREATE TABLE sessions (
-    id INTEGER PRIMARY KEY,
-    space INTEGER NOT NULL REFERENCES spaces,
-    target INTEGER NOT NULL REFERENCES targets,
-    provenance TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('open', 'accepted', 'rejected')),
-    verdict TEXT NOT NULL DEFAULT '',
-    started_at REAL NOT NULL
-);
-CREATE TABLE measurements (
-    id INTEGER PRIMARY KEY,
-    session INTEGER NOT NULL REFERENCES sessions,
-    role TEXT NOT NULL CHECK (role IN ('subject', 'reference')),
-    genome TEXT NOT NULL,
-    runs_ms BLOB NOT NULL,
-    started_at REAL NOT NULL
-);
-CREATE TABLE failures (
-    id INTEGER PRIMARY KEY,
-    session INTEGER NOT NULL REFERENCES sessions,
-    genome TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    message TEXT NOT NULL,
-    started_at REAL NOT NULL
-);
-CREATE INDEX measurements_of_session ON measurements (session);
-CREATE INDEX failures_of_session ON failures (session);
-"""
+NOTHING: Mapping[int, float] = MappingProxyType({})
+SESSIONS = "(sessions JOIN spaces ON spaces.id = space JOIN targets ON targets.id = target)"
+OF_BOTH = "spaces.fingerprint = ? AND targets.fingerprint = ?"
+STANDS = "status = 'accepted' AND stands"
+NEXT_STEPS = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_READONLY: "make it writable",
+    sqlite3.SQLITE_BUSY: "wait until the process that holds it has ended",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +68,7 @@ class Content:
 
 
 class Store:
-    """A store, opened or made anew; a context manager.
+    """A store, opened or made anew; a context manager. One of an older schema is brought to this one in place.
 
     Args:
         path: the file.
@@ -87,24 +76,28 @@ class Store:
         clock: gives seconds since 1970.
 
     Raises:
-        InputError: absent, no store, or a store of another schema.
+        InputError: absent, no store, a damaged store, or one of a schema of the future.
+        WorkError: the disk is full. Every method that writes raises it where the file cannot be written.
     """
 
     def __init__(self, path: Path | str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.path, self._clock = Path(path), clock
-        if not create and not (self.path.is_file() and self.path.stat().st_size):
+        there = self.path.is_file() and self.path.stat().st_size > 0
+        if not create and not there:
             raise InputError("no store there: measure one with `esm-onnx profile`, or `data import`", file=path)
+        if there:
+            check(self.path)
         try:
-            self._db = sqlite3.connect(self.path, timeout=30)
+            self._db = sqlite3.connect(self.path, timeout=WAIT_S)
         except sqlite3.Error as error:
-            raise InputError(f"cannot be used as a store: {error}", file=path) from None
+            raise unusable(self.path, error) from None
         try:
             self._prepare()
-        except (sqlite3.Error, InputError) as error:
+        except BaseException as error:
             self._db.close()
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"cannot be used as a store: {error}", file=path) from None
+            if isinstance(error, sqlite3.Error):
+                raise unusable(self.path, error) from None
+            raise
 
     def __enter__(self) -> Store:
         return self
@@ -114,19 +107,21 @@ class Store:
 
     @contextmanager
     def alone(self, target: Target) -> Iterator[None]:
-        """Nobody else measures this target into this store meanwhile.
+        """No other process measures on this target's device into this store meanwhile.
 
         Raises:
-            InputError: another process does.
+            InputError: another process does; the message names it.
         """
-        place = int(target.digest, 16) % 2**62  # one byte of the lock file for each target
-        with open(f"{self.path}.lock", "ab") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            except OSError:
-                message = f"another process measures {target.name!r} into this store, expected to be alone: wait for it"
-                raise InputError(message, file=self.path) from None
-            yield
+        device = str(target.facts["device"])
+        name = hashlib.blake2b(device.encode(), digest_size=4).hexdigest()
+        try:
+            with lock.held(Path(f"{self.path}.{name}.lock")):
+                yield
+        except lock.Busy as busy:
+            raise InputError(
+                f"process {busy.holder} measures on {device!r} into this store, expected nobody to: wait for it",
+                file=self.path,
+            ) from None
 
     def open_session(self, space: Space, target: Target, provenance: Mapping[str, Any], *, status: str = OPEN) -> int:
         """Begins a session; gives its number.
@@ -134,27 +129,51 @@ class Store:
         Args:
             provenance: how its records came about, as JSON data: the protocol, or the file they were imported from.
         """
-        with self._db:
+        with self._writing():
             return self._insert_session(space, target, provenance, status)
 
     def unfinished_session(self, space: Space, target: Target, provenance: Mapping[str, Any]) -> int | None:
         """The session that an interrupted command left open, if any with the same space, target and provenance."""
         row = self._db.execute(
-            "SELECT sessions.id FROM sessions JOIN spaces ON spaces.id = space JOIN targets ON targets.id = target "
-            "WHERE status = ? AND fingerprint = ? AND digest = ? AND provenance = ? ORDER BY sessions.id DESC LIMIT 1",
-            (OPEN, space.fingerprint, target.digest, _dumps(provenance)),
+            f"SELECT sessions.id FROM {SESSIONS} WHERE {OF_BOTH} AND status = ? AND provenance = ? "
+            "ORDER BY sessions.id DESC LIMIT 1",
+            (space.fingerprint, target.digest, OPEN, _dumps(provenance)),
         ).fetchone()
         return row[0] if row else None
 
     def append(self, session: int, space: Space, record: Measurement | Failure) -> None:
         """Writes one record; it is on disk when this returns."""
-        with self._db:
-            self._insert(session, space, record)
+        with self._writing():
+            if isinstance(record, Failure):
+                insert(self._db, "failures", session=session, **row_of_failure(space, record))
+            else:
+                insert(self._db, "measurements", session=session, **row_of_measurement(space, record))
 
-    def close_session(self, session: int, *, status: str, verdict: str) -> None:
-        """Ends a session as accepted or rejected, with the reason."""
-        with self._db:
-            self._db.execute("UPDATE sessions SET status = ?, verdict = ? WHERE id = ?", (status, verdict, session))
+    def close_session(
+        self,
+        session: int,
+        *,
+        status: str,
+        verdict: str,
+        fallen: Collection[int] = (),
+        shifts: Mapping[int, float] = NOTHING,
+    ) -> None:
+        """Ends a session as accepted or rejected, with the reason.
+
+        Args:
+            fallen: measurements that are not to be believed although the session is accepted, by their places in
+                `measurements(space, session=session)`, from 0.
+            shifts: by the same places, the factor that brings a measurement over from another regime.
+        """
+        with self._writing():
+            update(self._db, "sessions", session, status=status, verdict=verdict)
+            rows = self._db.execute("SELECT id FROM measurements WHERE session = ? ORDER BY id", (session,)).fetchall()
+            for place in fallen:
+                update(self._db, "measurements", rows[place][0], stands=0)
+            measurements = list(self.measurements(self._space_of(session), session=session)) if shifts else []
+            for place, shift in shifts.items():
+                latency_ms = replace(measurements[place], shift=shift).latency_ms
+                update(self._db, "measurements", rows[place][0], shift=shift, latency_ms=latency_ms)
 
     def add(
         self, space: Space, target: Target, provenance: Mapping[str, Any], measurements: Iterable[Measurement]
@@ -163,35 +182,61 @@ class Store:
 
         A second time with the same provenance adds nothing.
         """
-        with self._db:
+        with self._writing():
             known = self._db.execute("SELECT 1 FROM sessions WHERE provenance = ?", (_dumps(provenance),)).fetchone()
             if known:
                 return 0
             session = self._insert_session(space, target, provenance, ACCEPTED)
             added = list(measurements)
             for measurement in added:
-                self._insert(session, space, measurement)
+                insert(self._db, "measurements", session=session, **row_of_measurement(space, measurement))
             return len(added)
 
+    def calibration(self, space: Space, target: Target) -> Calibration | None:
+        """The calibration subnet of a space on a target, once it is established."""
+        row = self._db.execute(
+            f"SELECT {CALIBRATION} FROM calibrations WHERE space = (SELECT id FROM spaces WHERE fingerprint = ?) "
+            "AND target = (SELECT id FROM targets WHERE fingerprint = ?)",
+            (space.fingerprint, target.digest),
+        ).fetchone()
+        return calibration_of_row(space, row) if row else None
+
+    def set_calibration(self, space: Space, target: Target, calibration: Calibration) -> None:
+        """Keeps the calibration subnet of a space on a target, in place of one that was there."""
+        with self._writing():
+            both = {"space": self._insert_space(space), "target": self._insert_target(target)}
+            self._db.execute("DELETE FROM calibrations WHERE space = :space AND target = :target", both)
+            insert(self._db, "calibrations", **both, **row_of_calibration(space, calibration))
+
     def measurements(
-        self, space: Space, target: Target | None = None, *, session: int | None = None
+        self, space: Space, target: Target | None = None, *, session: int | None = None, role: str | None = None
     ) -> Iterator[Measurement]:
-        """The measurements of one session, or of all accepted sessions of a space on a target, as they were made."""
-        where, values = ("session = ?", (session,)) if target is None else self._accepted(space, target)
+        """Measurements of a space, as they were made.
+
+        Args:
+            target: only those that stand, of accepted sessions on this target.
+            session: only those of this session.
+            role: only those of this role.
+        """
+        conditions: dict[str, tuple[object, ...]] = {"spaces.fingerprint = ?": (space.fingerprint,)}
+        if target is not None:
+            conditions[f"targets.fingerprint = ? AND {STANDS}"] = (target.digest,)
+        if session is not None:
+            conditions["session = ?"] = (session,)
+        if role is not None:
+            conditions["role = ?"] = (role,)
         rows = self._db.execute(
-            f"SELECT role, genome, runs_ms, measurements.started_at FROM measurements "
-            f"JOIN sessions ON sessions.id = session WHERE {where} ORDER BY measurements.id",
-            values,
+            f"SELECT {MEASUREMENT} FROM measurements JOIN {SESSIONS} ON sessions.id = session "
+            f"WHERE {' AND '.join(conditions)} ORDER BY measurements.id",
+            tuple(itertools.chain(*conditions.values())),
         )
-        for role, genome, runs, started_at in rows:
-            architecture = from_genome(space, json.loads(genome))
-            yield Measurement(architecture, role, tuple(np.frombuffer(runs, "<f8").tolist()), started_at)
+        for row in rows:
+            yield measurement_of_row(space, row)
 
     def sessions(self, space: Space, target: Target) -> Iterator[tuple[int, str, dict[str, Any], str]]:
         """Number, status, provenance and verdict of each session of a space on a target, oldest first."""
         rows = self._db.execute(
-            "SELECT sessions.id, status, provenance, verdict FROM sessions JOIN spaces ON spaces.id = space "
-            "JOIN targets ON targets.id = target WHERE fingerprint = ? AND digest = ? ORDER BY sessions.id",
+            f"SELECT sessions.id, status, provenance, verdict FROM {SESSIONS} WHERE {OF_BOTH} ORDER BY sessions.id",
             (space.fingerprint, target.digest),
         )
         for number, status, provenance, verdict in rows:
@@ -200,24 +245,22 @@ class Store:
     def failures(self, space: Space, target: Target) -> list[Failure]:
         """Every failure of a space on a target, oldest first."""
         rows = self._db.execute(
-            "SELECT genome, kind, message, failures.started_at FROM failures "
-            "JOIN sessions ON sessions.id = session JOIN spaces ON spaces.id = space "
-            "JOIN targets ON targets.id = target WHERE fingerprint = ? AND digest = ? ORDER BY failures.id",
+            f"SELECT {FAILURE} FROM failures JOIN {SESSIONS} ON sessions.id = session WHERE {OF_BOTH} "
+            "ORDER BY failures.id",
             (space.fingerprint, target.digest),
         )
-        return [Failure(from_genome(space, json.loads(genome)), *rest) for genome, *rest in rows]
+        return [failure_of_row(space, row) for row in rows]
 
     def measured(self, space: Space, target: Target) -> set[Architecture]:
-        """The subjects of accepted sessions."""
+        """The subjects of accepted sessions that stand."""
         return {architecture for architecture, _ in self.measured_how(space, target)}
 
     def measured_how(self, space: Space, target: Target) -> Iterator[tuple[Architecture, dict[str, Any]]]:
-        """Each subject of an accepted session with the provenance of that session."""
-        where, values = self._accepted(space, target)
+        """Each subject of an accepted session that stands, with the provenance of that session."""
         rows = self._db.execute(
-            f"SELECT DISTINCT genome, provenance FROM measurements JOIN sessions ON sessions.id = session "
-            f"WHERE {where} AND role = ?",
-            (*values, SUBJECT),
+            f"SELECT DISTINCT genome, provenance FROM measurements JOIN {SESSIONS} ON sessions.id = session "
+            f"WHERE {OF_BOTH} AND {STANDS} AND role = ?",
+            (space.fingerprint, target.digest, SUBJECT),
         )
         for genome, provenance in rows:
             yield from_genome(space, json.loads(genome)), json.loads(provenance)
@@ -226,10 +269,10 @@ class Store:
         """What the store holds, by space and target."""
         rows = self._db.execute(
             "SELECT definition, name, facts, "
-            "(SELECT count(*) FROM measurements m JOIN sessions s ON s.id = m.session WHERE s.space = spaces.id "
-            "  AND s.target = targets.id AND s.status = 'accepted' AND m.role = 'subject'), "
-            "(SELECT count(*) FROM failures f JOIN sessions s ON s.id = f.session WHERE s.space = spaces.id "
-            "  AND s.target = targets.id) "
+            "(SELECT count(*) FROM measurements JOIN sessions ON sessions.id = session WHERE space = spaces.id "
+            f"  AND target = targets.id AND {STANDS} AND role = 'subject'), "
+            "(SELECT count(*) FROM failures JOIN sessions ON sessions.id = session WHERE space = spaces.id "
+            "  AND target = targets.id) "
             "FROM (SELECT DISTINCT space, target FROM sessions) pairs "
             "JOIN spaces ON spaces.id = pairs.space JOIN targets ON targets.id = pairs.target "
             "ORDER BY spaces.id, targets.id"
@@ -241,71 +284,61 @@ class Store:
         ]
 
     def _prepare(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        application = self._db.execute("PRAGMA application_id").fetchone()[0]
-        if (version, application) == (0, 0) and not self._tables():
-            self._make_tables()
-        elif application != APPLICATION:
-            raise InputError("an SQLite file of another program, expected a store of esm-onnx", file=self.path)
-        elif version != SCHEMA:
-            raise InputError(
-                f"a store of schema {version}, expected {SCHEMA}: open it with the esm-onnx that made it, "
-                f"and bring it over by `data export` and `data import`",
-                file=self.path,
-            )
+        if self._version() != SCHEMA:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            with self._writing():
+                version = self._version()  # another process may have been faster
+                if version != SCHEMA:
+                    (migrate if version else make_tables)(self._db)
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
 
-    def _tables(self) -> int:
-        count: int = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        return count
+    def _version(self) -> int:
+        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        return version
 
-    def _make_tables(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:
-            if not self._tables():  # another process may have been faster
-                for statement in filter(str.strip, TABLES.split(";")):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id = {APPLICATION}")
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction: all of it is on disk at the end, or none."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.OperationalError as error:
+            step = NEXT_STEPS.get(error.sqlite_errorcode & 0xFF, "see to its disk")
+            raise WorkError(
+                f"{self.path}: cannot be written ({error}); every record before this one is kept: {step}, "
+                "and the same command goes on where it was"
+            ) from None
 
-    def _accepted(self, space: Space, target: Target) -> tuple[str, tuple[str, ...]]:
-        where = (
-            "status = ? AND space = (SELECT id FROM spaces WHERE fingerprint = ?) "
-            "AND target = (SELECT id FROM targets WHERE digest = ?)"
-        )
-        return where, (ACCEPTED, space.fingerprint, target.digest)
+    def _space_of(self, session: int) -> Space:
+        (definition,) = self._db.execute(
+            "SELECT definition FROM sessions JOIN spaces ON spaces.id = space WHERE sessions.id = ?", (session,)
+        ).fetchone()
+        return space_from_table(json.loads(definition))
 
     def _insert_session(self, space: Space, target: Target, provenance: Mapping[str, Any], status: str) -> int:
-        self._db.execute(
-            "INSERT INTO spaces (fingerprint, definition) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (space.fingerprint, json.dumps(space.table(export=True))),  # the order of features is the genome's
+        return insert(
+            self._db,
+            "sessions",
+            space=self._insert_space(space),
+            target=self._insert_target(target),
+            provenance=_dumps(provenance),
+            status=status,
+            started_at=self._clock(),
         )
-        self._db.execute(
-            "INSERT INTO targets (digest, name, facts) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (target.digest, target.name, _dumps(target.facts)),
-        )
-        cursor = self._db.execute(
-            "INSERT INTO sessions (space, target, provenance, status, started_at) VALUES "
-            "((SELECT id FROM spaces WHERE fingerprint = ?), (SELECT id FROM targets WHERE digest = ?), ?, ?, ?)",
-            (space.fingerprint, target.digest, _dumps(provenance), status, self._clock()),
-        )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
 
-    def _insert(self, session: int, space: Space, record: Measurement | Failure) -> None:
-        genome = json.dumps(to_genome(space, record.architecture), separators=(",", ":"))
-        if isinstance(record, Failure):
-            self._db.execute(
-                "INSERT INTO failures (session, genome, kind, message, started_at) VALUES (?, ?, ?, ?, ?)",
-                (session, genome, record.kind, record.message, record.started_at),
-            )
-        else:
-            self._db.execute(
-                "INSERT INTO measurements (session, role, genome, runs_ms, started_at) VALUES (?, ?, ?, ?, ?)",
-                (session, record.role, genome, np.asarray(record.runs_ms, "<f8").tobytes(), record.started_at),
-            )
+    def _insert_space(self, space: Space) -> int:
+        """The id of a space, which is added where it is new; the order of its features is the genome's."""
+        known = self._db.execute("SELECT id FROM spaces WHERE fingerprint = ?", (space.fingerprint,)).fetchone()
+        values = {"fingerprint": space.fingerprint, "definition": json.dumps(space.table(export=True))}
+        return known[0] if known else insert(self._db, "spaces", **values)
+
+    def _insert_target(self, target: Target) -> int:
+        """The id of a target, which is added where it is new."""
+        known = self._db.execute("SELECT id FROM targets WHERE fingerprint = ?", (target.digest,)).fetchone()
+        values = {"fingerprint": target.digest, "name": target.name, "facts": _dumps(target.facts)}
+        return known[0] if known else insert(self._db, "targets", **values)
 
 
 def _dumps(data: Mapping[str, Any]) -> str:

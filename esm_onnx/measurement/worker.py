@@ -1,33 +1,49 @@
-"""The parent's side of a measuring process: started when needed, given one job at a time, replaced when it dies."""
+"""The parent's side of a measuring process: started when needed, given one job at a time, replaced after a failure."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from esm_onnx.errors import InputError, WorkError
+from esm_onnx.measurement.containment import TOKEN, end_processes, is_out_of_memory, usual_memory_bytes
 from esm_onnx.measurement.runtime import RuntimeSettings
 from esm_onnx.measurement.target import Fact
+from esm_onnx.measurement.timing import Timing
 
+PROCESS = "esm_onnx.measurement.worker_process"
 START_S = 120.0
 """Seconds in which a worker must have imported its runtime."""
+LOOK_S = 0.5
+"""Seconds between two looks whether the process still lives: what it left behind may hold its channel open."""
+LEAST_MEMORY_BYTES = 1 << 28
+"""Interpreter and runtime alone take about half of it."""
+KEPT = 4000
+"""Bytes kept of what a process prints."""
+SIGNALS = {each.value: each.name for each in signal.Signals}
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A job that brought no runs: its kind and message, as a `Failure` records them."""
+    """A job that brought no runs, as a `Failure` records it.
+
+    Attributes:
+        kind: "refused" (the check of a stranger's file), "load" (the runtime does not take it), "run" (it raises),
+            "nan" (an output is not finite), "memory", "deadline", "crash" (a signal) or "exit" (the process ended).
+        message: what was seen, one line.
+    """
 
     kind: str
     message: str
@@ -36,15 +52,26 @@ class Lost:
 class Worker:
     """A measuring process for one runtime and its settings; a context manager.
 
+    Whatever a subnet does there is a `Lost`: afterwards neither the process nor any that it started is left, and the
+    next job has a fresh one. What it prints is read and, but for the end, forgotten.
+
+    Args:
+        memory_bytes: what the process may allocate; None takes 80 % of the machine's or the container's memory.
+
     Raises:
-        InputError: the runtime cannot be used here.
+        InputError: the runtime cannot be used here, or the memory is too little for any.
         WorkError: the process does not start.
     """
 
-    def __init__(self, runtime: str, settings: RuntimeSettings) -> None:
-        self._command = [runtime, json.dumps(asdict(settings))]
+    def __init__(self, runtime: str, settings: RuntimeSettings, *, memory_bytes: int | None = None) -> None:
+        memory_bytes = usual_memory_bytes() if memory_bytes is None else memory_bytes
+        if memory_bytes < LEAST_MEMORY_BYTES:
+            raise InputError(f"memory is {memory_bytes} bytes, expected at least {LEAST_MEMORY_BYTES} (0.25 GiB)")
+        self._command = [runtime, json.dumps(asdict(settings)), str(memory_bytes)]
+        self._token = secrets.token_hex(16)
         self._job = 0
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed by close()
+        self._printed = b""
+        self._output: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection | None = None
         try:
@@ -62,43 +89,80 @@ class Worker:
     def close(self) -> None:
         """Ends the process and everything it started."""
         self._stop()
-        self._log.close()
 
-    def time(self, subnet: Path, *, runs: int, warmup: int, deadline_s: float) -> list[int] | Lost:
-        """Loads a subnet and times it: the runs in ns, or why there are none. A process that died is replaced."""
+    @property
+    def process_id(self) -> int:
+        """The measuring process; 0 while there is none."""
+        return 0 if self._process is None else self._process.pid
+
+    def time(
+        self,
+        subnet: Path,
+        *,
+        runs: int,
+        warmup: int,
+        deadline_s: float,
+        target_error: float | None = None,
+        calibration: Path | None = None,
+        nominal_ns: float | None = None,
+        check: bool = False,
+    ) -> Timing | Lost:
+        """Loads a subnet, runs it once to see its outputs, and times it (`timing`), or says why it cannot be timed.
+
+        Args:
+            calibration: the subnet that alternates with it; stays loaded for the next job. None times it by itself.
+            check: the file is a stranger's: `esm_onnx.export.untrusted.check_untrusted` sees it before the runtime.
+        """
+        limits = {"runs": runs, "warmup": warmup, "target_error": target_error}
+        beside = {"calibration": calibration and str(calibration), "nominal_ns": nominal_ns}
+        reply = self._ask({"subnet": str(subnet), "check": check, **limits, **beside}, deadline_s)
+        return reply if isinstance(reply, Lost) else Timing(**reply["timing"])
+
+    def _ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:
+        """The reply to a job. A process that failed is ended: device, memory or threads may be in disorder."""
         if self._process is None:
             self._start()
         self._job += 1
-        job = {"job": self._job, "subnet": str(subnet), "runs": runs, "warmup": warmup}
+        self._printed = b""
         try:
             assert self._channel is not None
-            self._channel.send_bytes(json.dumps(job).encode())
+            self._channel.send_bytes(json.dumps({"job": self._job, **job}).encode())
             reply = self._receive(deadline_s)
         except (EOFError, ConnectionError):
-            return Lost("crash", self._epitaph())
+            return self._death()
         if reply is None:
             self._stop()
             return Lost("deadline", f"not finished after {deadline_s:g} s")
         if reply.get("job") != self._job:
             raise WorkError(f"the worker answered job {reply.get('job')} when asked for {self._job}")
-        return reply["runs_ns"] if "runs_ns" in reply else Lost(reply["kind"], reply["message"])
+        if "kind" not in reply:
+            return reply
+        if reply["kind"] != "refused":  # of a refused file the runtime has seen nothing
+            self._stop()
+        return Lost(reply["kind"], reply["message"])
 
     def _start(self) -> Mapping[str, Fact]:
         self._channel, theirs = multiprocessing.Pipe()
-        self._process = subprocess.Popen(
-            # -P: a file of the user's, called like a module of ours, must not be imported
-            [sys.executable, "-P", "-m", "esm_onnx.measurement.worker_process", str(theirs.fileno()), *self._command],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        theirs.close()
+        self._output, printing = os.pipe()
+        os.set_blocking(self._output, False)
+        try:
+            self._process = subprocess.Popen(
+                # -P: a file of the user's, called like a module of ours, must not be imported
+                [sys.executable, "-P", "-m", PROCESS, str(theirs.fileno()), *self._command],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, TOKEN: self._token},
+                stdin=subprocess.DEVNULL,
+                stdout=printing,
+                stderr=printing,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            os.close(printing)
         try:
             reply = self._receive(START_S)
         except (EOFError, ConnectionError):
-            raise WorkError(f"the measuring process did not start: {self._epitaph()}") from None
+            raise WorkError(f"the measuring process did not start: {self._death().message}") from None
         if reply is None or "facts" not in reply:
             self._stop()
             if reply is None:
@@ -111,31 +175,58 @@ class Worker:
         return facts
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
-        """The next message, or None when the time is over."""
+        """The next message, or None when the time is over; what the process prints meanwhile is taken from it."""
         assert self._channel is not None
-        if not self._channel.poll(seconds):
-            return None
-        reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
-        return reply
+        assert self._process is not None
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            printing = () if self._output is None else (self._output,)
+            ready = wait([self._channel, *printing], max(0.0, min(left, LOOK_S)))
+            if self._output in ready:
+                self._read_output()
+            if self._channel in ready:
+                reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
+                return reply
+            if left <= 0:
+                return None
+            if self._process.poll() is not None and not self._channel.poll():
+                raise EOFError
+
+    def _read_output(self) -> bool:
+        """Takes what the process has printed and keeps the end of it; tells whether there was something."""
+        if self._output is None:
+            return False
+        try:
+            chunk = os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return False
+        self._printed = (self._printed + chunk)[-KEPT:]
+        if not chunk:
+            os.close(self._output)
+            self._output = None
+        return bool(chunk)
 
     def _stop(self) -> None:
-        if self._process is None:
-            return
+        if self._process is not None:
+            end_processes(self._process.pid, self._token)
+            self._process.wait()
+        while self._read_output():
+            pass
+        if self._output is not None:
+            os.close(self._output)
         if self._channel is not None:
             self._channel.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = self._channel = None
+        self._process = self._channel = self._output = None
 
-    def _epitaph(self) -> str:
-        """How the process ended and the last line that it printed; the process is gone afterwards."""
+    def _death(self) -> Lost:
+        """How the process ended, with the last line that it printed; nothing of it is left afterwards."""
         assert self._process is not None
         process = self._process
         self._stop()
         code = process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - 4000))
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"ended with {how}" + (f": {lines[-1].strip()[:500]}" if lines else "")
+        how = f"signal {SIGNALS.get(-code, -code)}" if code < 0 else f"exit code {code}"
+        printed = self._printed.decode(errors="replace").strip()
+        last = f": {printed.splitlines()[-1].strip()[:500]}" if printed else ""
+        kind = "memory" if is_out_of_memory(printed) else "crash" if code < 0 else "exit"
+        return Lost(kind, f"ended with {how}{last}")

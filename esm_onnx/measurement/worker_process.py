@@ -1,52 +1,116 @@
-"""The process that times: `python -m esm_onnx.measurement.worker_process FD RUNTIME SETTINGS`.
+"""The process that times: `python -m esm_onnx.measurement.worker_process FD RUNTIME SETTINGS MEMORY_BYTES`.
 
 It imports neither torch nor sklearn. Jobs and replies are JSON on a channel of their own, FD, because runtimes print to
 standard output when something goes wrong. First message out: the runtime's facts. Then for each job
-`{"job": 7, "subnet": "…", "runs": 150, "warmup": 10}` one reply with the same number:
-`{"job": 7, "runs_ns": […]}` or `{"job": 7, "kind": "load", "message": "…"}`. It ends when the channel closes.
+`{"job": 7, "subnet": "…", "check": false, "runs": 150, "warmup": 10, "calibration": "…", …}` one reply with the same
+number: `{"job": 7, "timing": {…}}` or `{"job": 7, "kind": "load", "message": "…"}`. It ends when the channel closes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
-from esm_onnx.measurement.timing import time_runs
+import numpy as np
 
-PR_SET_PDEATHSIG = 1
+from esm_onnx.errors import EsmError
+from esm_onnx.measurement.containment import die_with_parent, is_out_of_memory, limit_this_process
+from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
+from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
+
+
+class JobFailure(Exception):
+    """Why a job brings no runs: the kind and message of the `Lost` that the parent makes of it."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
 
 
 def serve(channel: Connection, runtime: Runtime) -> None:
     """Answers jobs until the channel closes."""
     channel.send_bytes(json.dumps({"facts": dict(runtime.facts())}).encode())
-    while True:
-        try:
-            job = json.loads(channel.recv_bytes())
-        except (EOFError, ConnectionError):
-            return
-        channel.send_bytes(json.dumps({"job": job["job"], **_perform(runtime, job)}).encode())
+    with ExitStack() as kept:
+        calibrator = Calibrator(runtime, kept)
+        while True:
+            try:
+                job = json.loads(channel.recv_bytes())
+            except (EOFError, ConnectionError):
+                return
+            try:
+                reply = _perform(runtime, calibrator, job)
+            except JobFailure as failure:
+                reply = {"kind": failure.kind, "message": failure.message}
+            channel.send_bytes(json.dumps({"job": job["job"], **reply}).encode())
 
 
-def _perform(runtime: Runtime, job: dict[str, Any]) -> dict[str, Any]:
-    kind = "load"
+class Calibrator:
+    """The calibration subnet, which stays loaded from job to job."""
+
+    def __init__(self, runtime: Runtime, kept: ExitStack) -> None:
+        self._runtime, self._kept = runtime, kept
+        self._loaded: dict[str, Callable[[], object]] = {}
+
+    def ready(self, subnet: str) -> Callable[[], object]:
+        """Its inference; loaded where it is not yet."""
+        if subnet not in self._loaded:
+            self._loaded[subnet] = _ready(self._runtime, Path(subnet), self._kept, check=False)
+        return self._loaded[subnet]
+
+
+def _perform(runtime: Runtime, calibrator: Calibrator, job: dict[str, Any]) -> dict[str, Any]:
+    limits = {"runs": job["runs"], "warmup": job["warmup"], "target_error": job["target_error"]}
+    instruments = Instruments(runtime.clock, runtime.counters)
+    with _failing_as("run"), ExitStack() as loaded:
+        calibrate = None if job["calibration"] is None else calibrator.ready(job["calibration"])
+        infer = _ready(runtime, Path(job["subnet"]), loaded, check=job["check"])
+        if calibrate is None:
+            timing = time_runs(infer, instruments, **limits)
+        else:
+            timing = time_pairs(infer, calibrate, instruments, nominal_ns=job["nominal_ns"], **limits)
+        return {"timing": asdict(timing)}
+
+
+def _ready(runtime: Runtime, subnet: Path, loaded: ExitStack, *, check: bool) -> Callable[[], object]:
+    """A subnet that was checked if need be, is loaded, and was run once with finite outputs."""
+    if check:
+        with _failing_as("refused"):
+            from esm_onnx.export.untrusted import check_untrusted  # only strangers' files need it
+
+            check_untrusted(subnet)
+    with _failing_as("load"):
+        infer = loaded.enter_context(runtime.load(subnet))
+    if problem := _not_finite(infer()):
+        raise JobFailure("nan", problem)
+    return infer
+
+
+@contextmanager
+def _failing_as(kind: str) -> Iterator[None]:
+    """Whatever a runtime raises is the subnet's failure, not the session's."""
     try:
-        with runtime.load(Path(job["subnet"])) as infer:
-            kind = "run"
-            return {"runs_ns": time_runs(infer, runtime.clock, runs=job["runs"], warmup=job["warmup"])}
-    except Exception as error:  # whatever a runtime raises is the subnet's failure, not the session's
-        return {"kind": kind, "message": " ".join(f"{type(error).__name__}: {error}".split())[:1000]}
+        yield
+    except JobFailure:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, EsmError) else f"{type(error).__name__}: {error}"
+        raise JobFailure("memory" if is_out_of_memory(text) else kind, " ".join(text.split())[:1000]) from error
 
 
-def die_with_parent() -> None:
-    """Has Linux end this process when its parent dies, even while an inference hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _not_finite(outputs: Any) -> str | None:
+    """What is wrong with the outputs of an inference; None also where a runtime has none, or other than numbers."""
+    for number, output in enumerate(() if outputs is None else outputs):
+        if isinstance(output, np.ndarray) and output.dtype.kind in "fc":
+            wrong = output.size - int(np.count_nonzero(np.isfinite(output)))
+            if wrong:
+                return f"{wrong} of the {output.size} values of output {number} are NaN or infinite"
+    return None
 
 
 def main() -> None:
@@ -58,6 +122,7 @@ def main() -> None:
     except Exception as error:
         channel.send_bytes(json.dumps({"problem": str(error)}).encode())
         return
+    limit_this_process(int(sys.argv[4]))
     serve(channel, runtime)
 
 

@@ -6,6 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from esm_onnx.architectures import Architecture, Feature, Space, sample, to_genome, to_json
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.exchange import exported_lines, import_file
-from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement
+from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
 from esm_onnx.measurement.store import ACCEPTED, REJECTED, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.testing import tiny_space
@@ -133,7 +135,7 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     newer = tmp_path / "newer.db"
     with Store(newer) as store:
         store._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="schema 99, expected 1"):
+    with pytest.raises(InputError, match="schema 99, expected 2"):
         Store(newer)
 
     with pytest.raises(InputError, match="no store there"):
@@ -147,20 +149,84 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert empty.stat().st_size == 0
 
 
-def test_only_one_process_at_a_time_measures_a_target(store: Store, target: Target) -> None:
-    program = (
-        "import sys; from esm_onnx.measurement.store import Store; from esm_onnx.measurement.target import Target\n"
-        "store = Store(sys.argv[1])\n"
-        "with store.alone(Target(sys.argv[2], {'device': 'abacus', 'threads': 2})): print('alone')"
-    )
+def test_what_has_fallen_does_not_stand_although_its_session_is_accepted(
+    store: Store, tiny: Space, eight: list[Architecture], target: Target
+) -> None:
+    pairing = Pairing((1.0, 2.0, 1.0), 4.0)
+    records = [Measurement(a, SUBJECT, (1.0 + i, 2.0, 3.0), 0.0, (0, 1, 0), pairing) for i, a in enumerate(eight)]
+    for first in (0, 4):  # places count from the beginning of their own session
+        session = store.open_session(tiny, target, {})
+        for record in records[first : first + 4]:
+            store.append(session, tiny, record)
+        store.close_session(session, status=ACCEPTED, verdict="", fallen=[1, 3], shifts={0: 1.1, 3: 0.9})
+        kept = list(store.measurements(tiny, session=session))
+        assert [m.shift for m in kept] == [1.1, 1.0, 1.0, 0.9]
+        assert kept[0] == replace(records[first], shift=1.1)
+    standing = [architecture for i, architecture in enumerate(eight) if i % 2 == 0]
+    assert [m.architecture for m in store.measurements(tiny, target)] == standing
+    assert store.measured(tiny, target) == set(standing)
+    assert store.contents()[0].measurements == 4
+    assert len(list(exported_lines(store))) == 4
+    assert list(store.measurements(tiny, target, role=REFERENCE)) == []
+    stored = store._db.execute("SELECT latency_ms, trimmed_ms, stands FROM measurements ORDER BY id").fetchall()
+    everything = [m for session in (1, 2) for m in store.measurements(tiny, session=session)]
+    assert stored == [(m.latency_ms, m.trimmed_ms, 1 - i % 2) for i, m in enumerate(everything)]
 
-    def other(name: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", program, str(store.path), name], capture_output=True, text=True)
 
-    with store.alone(target):
-        assert "another process measures 'somewhere' into this store" in other(target.name).stderr
-        assert other("elsewhere").stdout == "alone\n"
-    assert other(target.name).stdout == "alone\n"
+def test_a_calibration_is_kept_for_its_space_and_target_only(
+    store: Store, tiny: Space, eight: list[Architecture], target: Target
+) -> None:
+    other = Target("other", {"device": "abacus"})
+    calibrations = [Calibration(architecture, 1.5, 0.01, 7.0) for architecture in eight[:3]]
+    assert store.calibration(tiny, target) is None
+    store.set_calibration(tiny, target, calibrations[0])
+    store.set_calibration(tiny, other, calibrations[1])
+    assert (store.calibration(tiny, target), store.calibration(tiny, other)) == (calibrations[0], calibrations[1])
+    store.set_calibration(tiny, target, calibrations[2])
+    with Store(store.path) as again:
+        assert (again.calibration(tiny, target), again.calibration(tiny, other)) == (calibrations[2], calibrations[1])
+
+
+HOLDER = """
+import sys
+from esm_onnx.measurement.store import Store
+from esm_onnx.measurement.target import Target
+store = Store(sys.argv[1])
+with store.alone(Target(sys.argv[2], {"device": sys.argv[3], "threads": 2})):
+    print("alone", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(store: Store, name: str, device: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has asked to measure on a device, and holds it until its input ends."""
+    command = [sys.executable, "-c", HOLDER, str(store.path), name, device]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+
+
+def test_the_second_process_on_a_device_is_told_who_has_it(store: Store) -> None:
+    with holder(store, "mine", "abacus") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "alone\n"
+        with holder(store, "yours", "abacus") as second, holder(store, "mine", "slide rule") as third:
+            assert f"process {first.pid} measures on 'abacus' into this store" in second.communicate()[1]
+            assert third.communicate() == ("alone\n", "")
+
+
+def test_a_killed_holder_leaves_no_lock_and_is_not_named_again(store: Store) -> None:
+    with holder(store, "mine", "abacus") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "alone\n"
+        first.kill()
+    with holder(store, "mine", "abacus") as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "alone\n"
+        with holder(store, "mine", "abacus") as third:
+            assert f"process {second.pid} measures" in third.communicate()[1]
 
 
 def test_many_processes_make_one_new_store(tmp_path: Path) -> None:
@@ -228,7 +294,17 @@ class TestExchange:
             ({"latency_ms": None}, "latency_ms is None"),
             ({"latency": 3}, "unknown field 'latency'"),
             ({"runs_ms": []}, "runs_ms is"),
-            ({"runs_ms": [7.0]}, "expected 7.0, the trimmed mean"),
+            ({"runs_ms": [5.5], "dropped": [0, 0]}, "dropped has 2 values, expected 1"),
+            ({"runs_ms": [5.5], "dropped": [128]}, "dropped has 128, expected the bits of reasons, 0 to 127"),
+            ({"runs_ms": [5.5], "dropped": [True]}, "dropped has True"),
+            ({"runs_ms": [5.5], "dropped": 0}, "dropped is 0"),
+            ({"runs_ms": [5.5], "calibration_ms": [1.0]}, "nominal_ms is None"),
+            ({"runs_ms": [5.5], "nominal_ms": 1.0}, "calibration_ms is None"),
+            ({"runs_ms": [5.5], "calibration_ms": [0], "nominal_ms": 1.0}, "calibration_ms is 0"),
+            ({"runs_ms": [5.5], "calibration_ms": [2.0], "nominal_ms": 1.0}, "expected 2.75"),
+            ({"runs_ms": [5.5], "shift": -1}, "shift is -1, expected a positive factor"),
+            ({"nominal_ms": 1.0}, "nominal_ms without runs_ms"),
+            ({"runs_ms": [7.0]}, "expected 7.0, as its runs_ms give it"),
             ({"facts": {"a": [1]}, "target": "x"}, "facts is"),
             ({"started_at": "now"}, "started_at is 'now'"),
             ({"architecture": {"space": "tiny"}}, "units"),

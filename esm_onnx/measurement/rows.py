@@ -1,0 +1,85 @@
+"""Records as rows of a store's tables, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from esm_onnx.architectures import Space, from_genome, to_genome
+from esm_onnx.measurement.record import Calibration, Failure, Measurement, Pairing
+
+MEASUREMENT = "role, genome, runs_ms, measurements.started_at, dropped, calibration_ms, nominal_ms, shift"
+FAILURE = "genome, kind, message, failures.started_at"
+CALIBRATION = "genome, nominal_ms, spread, started_at"
+"""The columns that the functions below read, in their order."""
+
+
+def row_of_measurement(space: Space, measurement: Measurement) -> dict[str, Any]:
+    """The columns that a measurement fills."""
+    pairing = measurement.pairing
+    return {
+        "role": measurement.role,
+        "genome": _genome(space, measurement),
+        "latency_ms": measurement.latency_ms,
+        "trimmed_ms": measurement.trimmed_ms,
+        "shift": measurement.shift,
+        "nominal_ms": pairing and pairing.nominal_ms,
+        "started_at": measurement.started_at,
+        "runs_ms": _blob(measurement.runs_ms),
+        "calibration_ms": pairing and _blob(pairing.calibration_ms),
+        "dropped": bytes(measurement.dropped) or None,
+    }
+
+
+def measurement_of_row(space: Space, row: tuple[Any, ...]) -> Measurement:
+    """A measurement from the columns of `MEASUREMENT`."""
+    role, genome, runs, started_at, dropped, calibration, nominal_ms, shift = row
+    pairing = None if calibration is None else Pairing(_numbers(calibration), nominal_ms)
+    architecture = from_genome(space, json.loads(genome))
+    return Measurement(architecture, role, _numbers(runs), started_at, tuple(dropped or ()), pairing, shift)
+
+
+def row_of_failure(space: Space, failure: Failure) -> dict[str, Any]:
+    """The columns that a failure fills."""
+    return {
+        "genome": _genome(space, failure),
+        "kind": failure.kind,
+        "message": failure.message,
+        "started_at": failure.started_at,
+    }
+
+
+def failure_of_row(space: Space, row: tuple[Any, ...]) -> Failure:
+    """A failure from the columns of `FAILURE`."""
+    genome, kind, message, started_at = row
+    return Failure(from_genome(space, json.loads(genome)), kind, message, started_at)
+
+
+def row_of_calibration(space: Space, calibration: Calibration) -> dict[str, Any]:
+    """The columns that a calibration fills."""
+    return {
+        "genome": _genome(space, calibration),
+        "nominal_ms": calibration.nominal_ms,
+        "spread": calibration.spread,
+        "started_at": calibration.started_at,
+    }
+
+
+def calibration_of_row(space: Space, row: tuple[Any, ...]) -> Calibration:
+    """A calibration from the columns of `CALIBRATION`."""
+    genome, nominal_ms, spread, started_at = row
+    return Calibration(from_genome(space, json.loads(genome)), nominal_ms, spread, started_at)
+
+
+def _genome(space: Space, record: Measurement | Failure | Calibration) -> str:
+    return json.dumps(to_genome(space, record.architecture), separators=(",", ":"))
+
+
+def _blob(numbers: tuple[float, ...]) -> bytes:
+    return np.asarray(numbers, "<f8").tobytes()
+
+
+def _numbers(blob: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(blob, "<f8").tolist())
