@@ -17,6 +17,7 @@ FAULTY = """
 import hashlib, json, os, pathlib, signal, sys, time
 from contextlib import contextmanager
 import numpy
+from esm_onnx.measurement.conditions import Counters
 from esm_onnx.measurement.runtime import Runtime
 
 HERE = pathlib.Path(__file__).parent
@@ -35,7 +36,7 @@ def leave_a_grandchild():
 
 class Faulty(Runtime):
     name = "faulty"
-    loads = 0
+    loads = now = 0
 
     def facts(self):
         return {"device": self.settings.device or "sound"}
@@ -43,7 +44,8 @@ class Faulty(Runtime):
     @contextmanager
     def load(self, subnet):
         type(self).loads += 1
-        self.now = 0
+        mine = self.loads
+        printed = False
         content = subnet.read_bytes()
         fault, size = self.settings.device or "sound", len(content)
         if fault == "chosen":
@@ -68,6 +70,7 @@ class Faulty(Runtime):
             os._exit(7)
 
         def infer():
+            nonlocal printed
             if fault == "run":
                 raise RuntimeError("unit 3 failed\\nsecond line")
             if fault.startswith("hang"):
@@ -77,13 +80,15 @@ class Faulty(Runtime):
                 time.sleep(600)
             if fault == "memory":
                 blocks = [numpy.empty(1 << 28, numpy.uint8) for _ in range(10000)]  # untouched: address space is enough
-            if fault == "prints" and not self.now:
+            if fault == "prints" and not printed:
+                printed = True
                 for _ in range(100):
                     os.write(1, b"{}" * (1 << 20))
                     os.write(2, b"\\n" * (1 << 20))
             drift = 1 + 0.1 * self.loads if fault == "drift" else 1
             calm = 1 + 0.1 * self.loads if fault == "settles" and self.loads < 12 else 1
-            self.now += int(1000 * size * drift * calm)
+            warped = 1.1**mine if fault == "warps" else 1
+            self.now += int(1000 * size * drift * calm * warped)
             whole, real = numpy.arange(3), numpy.array([0, numpy.nan if fault == "nan" else 1], numpy.float16)
             return [whole, real]
 
@@ -91,6 +96,9 @@ class Faulty(Runtime):
 
     def clock(self):
         return self.now
+
+    def counters(self):
+        return Counters()  # nothing disturbs a clock of its own
 """
 
 

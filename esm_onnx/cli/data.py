@@ -1,4 +1,4 @@
-"""`data import`, `data export`, `data list`: latencies from elsewhere, and for elsewhere."""
+"""`data import`, `data export`, `data list`, `data sessions`: what a store holds, from elsewhere and for elsewhere."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.exchange import exported_lines, import_file
 from esm_onnx.measurement.rescue import rescue
+from esm_onnx.measurement.session_report import SessionReport, report_sessions
 from esm_onnx.measurement.store import Content, Store
 
 
@@ -96,3 +97,41 @@ def _as_json(contents: list[Content]) -> Iterator[dict[str, Any]]:
             "measurements": content.measurements,
             "failures": content.failures,
         }
+
+
+@data.command("sessions")
+@store_option()
+@space_option(required=False)
+@click.option("--target", help="Only this target: its name, or the beginning of its digest.")
+@json_option()
+def sessions(store_path: Path, space: Space | None, target: str | None, as_json: bool) -> None:
+    """Report on each session: drift, noise, runs left out and why, where the time went.
+
+    With --json every measurement of a reference is there too, to plot the drift (ESM, Fig. 6).
+    """
+    with Store(store_path, create=False) as store:
+        reports = [
+            (content, report)
+            for content in store.contents()
+            if content.matches(space, target)
+            for report in report_sessions(store, content.space, content.target)
+        ]
+    if as_json:
+        print_json([{"space": c.space.name, "target": c.target.name, **report.as_json()} for c, report in reports])
+        return
+    for content, report in reports:
+        _print_session(content, report)
+
+
+def _print_session(content: Content, report: SessionReport) -> None:
+    floor = "unknown" if report.noise_floor is None else f"{100 * report.noise_floor:.1f} %"
+    left_out = [f"{reason} {100 * count / report.runs:.1f} %" for reason, count in report.dropped.items()]
+    spent = [f"{purpose} {seconds:.1f}" for purpose, seconds in report.spent_s.items()]
+    failures = [f"{kind} {count}" for kind, count in report.failures.items()]
+    click.echo(
+        f"session {report.number}, {content.space.name} on {content.target.name!r}, {report.status}: {report.verdict}\n"
+        f"  subjects measured {report.subjects}, standing {report.standing}; "
+        f"less exact than asked for {report.capped}; failures {', '.join(failures) or 'none'}\n"
+        f"  noise floor {floor}; runs {report.runs}, left out {', '.join(left_out) or 'none'}\n"
+        f"  seconds: {', '.join(spent)}"
+    )

@@ -134,6 +134,8 @@ def _measure(
     if isinstance(reply, Lost):
         raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
     calibration = calibrate(architecture, reply, time.time())
+    if calibration is None:
+        raise WorkError("every run of the calibration subnet was contaminated: something else computes all the time")
     found: list[Measurement] = []
     while len(found) < 2 * len(references) or is_time_left():
         for reference, subnet in zip(references, subnets, strict=True):

@@ -1,6 +1,7 @@
 """Under what conditions a run was timed: what the system counts, and the reasons for which a run is left out.
 
-Per run: involuntary context switches and the CPU time of the measuring thread (getrusage, where one thread computes).
+Per run: involuntary context switches, and where one thread computes its CPU time. (By the thread's own clock: what
+getrusage tells of it may be a scheduler tick of some milliseconds old.)
 Every 10 ms or more, because reading them costs more: time stolen by a hypervisor, throttling, and clock frequency.
 """
 
@@ -21,6 +22,8 @@ REFRESH_SHARE = 0.02
 """Share of the time that slow readings may cost: a server of 128 cores needs a millisecond for one."""
 WAITING_SHARE = 0.02
 """Share of a run without a processor that makes it contaminated: a page fault costs less, a time slice more."""
+WAITING_NS = 20_000
+"""Time without a processor that is never contamination: an interrupt takes as long."""
 SLOWED_SHARE = 0.9
 """A clock below this share of the fastest seen counts as slowed; steps of turbo are smaller."""
 PI_THROTTLED_NOW = 0b1111
@@ -41,9 +44,11 @@ class Reason(IntFlag):
     SLOWED = 16
     """The clock frequency was well below the fastest seen."""
     UNPAIRED = 32
-    """The calibration runs beside it were contaminated themselves."""
+    """The calibration runs before or after its block were contaminated themselves."""
     OTHER_SPEED = 64
     """The calibration runs beside it were far from their nominal latency: the device was in another regime."""
+    CHANGING = 128
+    """The calibration runs before and after its block disagree: the device changed its speed meanwhile."""
 
     @property
     def words(self) -> str:
@@ -82,7 +87,7 @@ def fast_reasons(before: Counters, after: Counters, wall_ns: int) -> Reason:
     if before.cpu_ns is None or after.cpu_ns is None:
         return found
     waited_ns = wall_ns - (after.cpu_ns - before.cpu_ns)
-    return found | Reason.WAITING if waited_ns > WAITING_SHARE * wall_ns else found
+    return found | Reason.WAITING if waited_ns > max(WAITING_NS, WAITING_SHARE * wall_ns) else found
 
 
 def slow_reasons(before: Counters, after: Counters, fastest: int | None) -> Reason:
@@ -128,7 +133,7 @@ class HostCounters:
         if self._clock() >= self._next_ns:
             self._refresh()
         usage = resource.getrusage(self._who)
-        cpu_ns = round(1e9 * (usage.ru_utime + usage.ru_stime)) if self._one_thread else None
+        cpu_ns = time.thread_time_ns() if self._one_thread else None
         return replace(self._slow, switches=usage.ru_nivcsw, cpu_ns=cpu_ns)
 
     def _refresh(self) -> None:

@@ -30,6 +30,8 @@ APART = 1.5
 """How many tolerances two neighbouring rounds may differ."""
 GREATEST_SHIFT = math.log(1.25)
 """A regime in which the ratios differ by more than this is not brought over, but measured again."""
+LEAST_VALUES = 4
+"""Runs below which an interval says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,6 @@ class Quality:
     rounds: int = 0
 
     @property
-    def last_round_failed(self) -> bool:
-        """Whether the newest round is not good."""
-        return self.rounds in self.alarms
-
-    @property
     def accepted(self) -> bool:
         """Whether anything of the session is believed; one without subjects is, when nothing is wrong."""
         return self.subjects[0] > 0 or (self.subjects[1] == 0 and not self.alarms)
@@ -77,34 +74,51 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """What references are known to show: their latencies in ms, and the device's speed at which they showed it."""
+
+    latency_ms: Mapping[Architecture, float]
+    speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class _Round:
-    """References measured one after the other, from record `start` to before record `end`."""
+    """References measured one after the other, from record `start` to before record `end`.
+
+    Attributes:
+        at_level: whether the device had the level's speed.
+        shift: mean of the logarithms of latency over what is known.
+        alarm: what is wrong with it; empty when it is good.
+    """
 
     start: int
     end: int
-    members: tuple[Measurement, ...]
-    usual: bool
+    speed: float
+    at_level: bool
     shift: float
     alarm: str
 
-    @property
-    def speed(self) -> float:
-        return float(np.mean([member.speed for member in self.members]))
+
+def level_of(references: Iterable[Measurement]) -> Level | None:
+    """The level that measurements of references show, all of them believed; None where there are none."""
+    every = list(references)
+    if not every:
+        return None
+    medians = {reference: float(np.median(values)) for reference, values in reference_latencies(every).items()}
+    return Level(medians, float(np.median([member.speed for member in every])))
 
 
-def judge(
-    records: Sequence[Measurement], protocol: Protocol, known: Mapping[Architecture, float] | None = None
-) -> Quality:
+def judge(records: Sequence[Measurement], protocol: Protocol, known: Level | None = None) -> Quality:
     """The verdict on a session.
 
     Args:
         records: all its measurements, in the order of measuring.
-        known: latency of references in ms from sessions that were accepted before.
+        known: what references showed in sessions that were accepted before.
     """
-    return (_judge_stretches if protocol.paired else _judge_whole)(records, protocol, known or {})
+    return _judge_stretches(records, protocol, known) if protocol.paired else _judge_whole(records, protocol)
 
 
-def _judge_whole(records: Sequence[Measurement], protocol: Protocol, _known: Mapping[Architecture, float]) -> Quality:
+def _judge_whole(records: Sequence[Measurement], protocol: Protocol) -> Quality:
     spreads = _spreads(records)
     wrong = [
         f"{name} {100 * spread:.1f} % relative standard deviation"
@@ -122,19 +136,17 @@ def _judge_whole(records: Sequence[Measurement], protocol: Protocol, _known: Map
     )
 
 
-def _judge_stretches(
-    records: Sequence[Measurement], protocol: Protocol, known: Mapping[Architecture, float]
-) -> Quality:
+def _judge_stretches(records: Sequence[Measurement], protocol: Protocol, known: Level | None) -> Quality:
     places = _rounds(records)
-    level = {**_level([records[start:end] for start, end in places], protocol.tolerance), **known}
-    rounds = [_examine(records, start, end, level, protocol.tolerance) for start, end in places]
+    level = _level([records[start:end] for start, end in places], protocol, known)
+    rounds = [_examine(records, start, end, level, protocol) for start, end in places]
     stands, shifts = [False] * len(records), [1.0] * len(records)
     for examined in rounds:
         for i in range(examined.start, examined.end):
-            stands[i] = examined.usual and not examined.alarm
+            stands[i] = examined.at_level and not examined.alarm
     for before, after in pairwise(rounds):
         for i in range(before.end, after.start):
-            shift = _shift(records[i], before, after, protocol.tolerance)
+            shift = _shift(records[i], before, after, level, protocol)
             stands[i], shifts[i] = shift is not None, shift or 1.0
     subjects = [stand for record, stand in zip(records, stands, strict=True) if record.role != REFERENCE]
     return Quality(
@@ -149,70 +161,104 @@ def _judge_stretches(
 
 
 def _rounds(records: Sequence[Measurement]) -> list[tuple[int, int]]:
-    """Where each unbroken row of references begins and ends."""
-    is_reference = [False, *(record.role == REFERENCE for record in records), False]
-    edges = [i for i, (left, right) in enumerate(pairwise(is_reference)) if left != right]
-    return list(zip(edges[::2], edges[1::2], strict=True))
+    """Where each round begins and ends: a row of references in which none comes twice."""
+    places: list[tuple[int, int]] = []
+    seen: set[Architecture] = set()
+    for i, record in enumerate(records):
+        if record.role != REFERENCE:
+            seen.clear()
+            continue
+        if not seen or record.architecture in seen:
+            places.append((i, i))
+            seen.clear()
+        seen.add(record.architecture)
+        places[-1] = (places[-1][0], i + 1)
+    return places
 
 
-def _level(rounds: Sequence[Sequence[Measurement]], tolerance: float) -> dict[Architecture, float]:
-    """The latency of each reference in ms that most rounds agree on; the earlier where two levels have as many.
+def _is_known(record: Measurement, protocol: Protocol) -> bool:
+    """Whether enough runs were clean, and they agree well enough; three runs say nothing about how well."""
+    limit = max(protocol.tolerance, protocol.target_error or 0.0)
+    return record.is_known and (record.error <= limit or len(record.values) < LEAST_VALUES)
 
-    Of the rounds at the usual speed, the most that lie within the tolerance of one another; the median over them.
+
+def _has_speed(speed: float, other: float) -> bool:
+    return abs(math.log(speed / other)) <= math.log(SPEED_RANGE)
+
+
+def _level(rounds: Sequence[Sequence[Measurement]], protocol: Protocol, known: Level | None) -> Level:
+    """The level that is known already, with the references that it lacks as they stand beside the others now."""
+    now = _agreed(rounds, protocol)
+    if known is None:
+        return now
+    both = [math.log(known.latency_ms[a] / now.latency_ms[a]) for a in now.latency_ms.keys() & known.latency_ms.keys()]
+    factor = math.exp(float(np.mean(both))) if both else 1.0
+    lacking = {reference: factor * latency for reference, latency in now.latency_ms.items()}
+    return Level({**lacking, **known.latency_ms}, known.speed)
+
+
+def _agreed(rounds: Sequence[Sequence[Measurement]], protocol: Protocol) -> Level:
+    """The level that most rounds agree on, the earliest where two have as many.
+
+    Of the rounds at the usual speed (of all that are known, where there are none), the most that lie within the
+    tolerance of one another at one speed; the median over them.
     """
-    usual = [[m for m in members if m.at_usual_speed] for members in rounds]
-    every: dict[Architecture, list[float]] = {}
-    for members in usual:
-        for member in members:
-            every.setdefault(member.architecture, []).append(member.latency_ms)
-    middle = {architecture: float(np.median(latencies)) for architecture, latencies in every.items()}
-    at = [float(np.mean([math.log(m.latency_ms / middle[m.architecture]) for m in ms])) for ms in usual if ms]
-    windows = [[i for i, x in enumerate(at) if low <= x <= low + tolerance] for low in at]
-    chosen = max(windows, key=lambda window: (len(window), [-i for i in window]), default=[])
-    agreed: dict[Architecture, list[float]] = {}
-    kept = [members for members in usual if members]
-    for i in chosen:
-        for member in kept[i]:
-            agreed.setdefault(member.architecture, []).append(member.latency_ms)
-    return {architecture: float(np.median(latencies)) for architecture, latencies in agreed.items()}
+    sound = [members for members in rounds if all(_is_known(member, protocol) for member in members)]
+    sound = [members for members in sound if all(member.at_usual_speed for member in members)] or sound
+    whole = level_of([member for members in sound for member in members])
+    if whole is None:
+        return Level({})
+    at = [np.mean([math.log(m.latency_ms / whole.latency_ms[m.architecture]) for m in members]) for members in sound]
+    speeds = [_speed(members) for members in sound]
+    windows = [
+        [i for i in range(len(sound)) if low <= at[i] <= low + protocol.tolerance and _has_speed(speeds[i], speed)]
+        for low, speed in zip(at, speeds, strict=True)
+    ]
+    chosen = max(windows, key=lambda window: (len(window), [-i for i in window]))
+    return level_of([member for i in chosen for member in sound[i]]) or whole
 
 
-def _examine(
-    records: Sequence[Measurement], start: int, end: int, level: Mapping[Architecture, float], tolerance: float
-) -> _Round:
+def _speed(members: Sequence[Measurement]) -> float:
+    return float(np.exp(np.mean([math.log(member.speed) for member in members])))
+
+
+def _examine(records: Sequence[Measurement], start: int, end: int, level: Level, protocol: Protocol) -> _Round:
     """What a round says: how far it is from what is known, and what is wrong with it."""
-    members = tuple(records[start:end])
-    usual = [member.at_usual_speed for member in members]
-    strangers = [member for member in members if member.architecture not in level]
-    offsets = [] if strangers else [math.log(m.latency_ms / level[m.architecture]) for m in members]
+    members, tolerance = records[start:end], protocol.tolerance
+    has_speed = [_has_speed(member.speed, level.speed) for member in members]
+    strangers = [member for member in members if member.architecture not in level.latency_ms]
+    offsets = [] if strangers else [math.log(m.latency_ms / level.latency_ms[m.architecture]) for m in members]
     shift = float(np.mean(offsets)) if offsets else 0.0
     scatter = max((abs(offset - shift) for offset in offsets), default=0.0)
+    off = f"{100 * math.expm1(shift):+.1f} %"
     alarm = ""
-    if not all(member.is_known for member in members):
-        alarm = "too few clean runs"
+    if not all(_is_known(member, protocol) for member in members):
+        alarm = "too few clean runs, or too noisy ones"
     elif strangers:
-        alarm = "never measured at the device's usual speed"
-    elif any(usual) and not all(usual):
+        alarm = "no round that it could be compared with"
+    elif any(has_speed) and not all(has_speed):
         alarm = "the device changed its speed within"
     elif scatter > SINGLE * tolerance:
         alarm = f"references disagree by {100 * scatter:.1f} %"
-    elif all(usual) and abs(shift) > tolerance:
-        alarm = f"{100 * math.expm1(shift):+.1f} %"
+    elif all(has_speed) and abs(shift) > tolerance:
+        alarm = off
     elif abs(shift) > GREATEST_SHIFT:
-        alarm = f"{100 * math.expm1(shift):+.1f} % in another regime"
-    return _Round(start, end, members, all(usual), shift, alarm)
+        alarm = f"{off} in another regime"
+    return _Round(start, end, _speed(members), all(has_speed), shift, alarm)
 
 
-def _shift(subject: Measurement, before: _Round, after: _Round, tolerance: float) -> float | None:
-    """The factor that brings a subject between two rounds to the usual regime; None when it cannot be believed."""
-    if before.alarm or after.alarm or not subject.is_known or abs(before.shift - after.shift) > APART * tolerance:
+def _shift(subject: Measurement, before: _Round, after: _Round, level: Level, protocol: Protocol) -> float | None:
+    """The factor that brings a subject between two rounds to the level; None when it cannot be believed."""
+    apart = abs(before.shift - after.shift)
+    if before.alarm or after.alarm or not _is_known(subject, protocol) or apart > APART * protocol.tolerance:
         return None
-    if before.usual and after.usual:
-        return 1.0 if subject.at_usual_speed else None
-    if before.usual or after.usual or subject.at_usual_speed:
+    at_level = _has_speed(subject.speed, level.speed)
+    if before.at_level and after.at_level:
+        return 1.0 if at_level else None
+    if before.at_level or after.at_level or at_level:
         return None
-    away = math.log(subject.speed / math.sqrt(before.speed * after.speed))
-    return math.exp(-(before.shift + after.shift) / 2) if abs(away) <= math.log(SPEED_RANGE) else None
+    between = math.sqrt(before.speed * after.speed)
+    return math.exp(-(before.shift + after.shift) / 2) if _has_speed(subject.speed, between) else None
 
 
 def _spreads(records: Iterable[Measurement]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from esm_onnx.architectures import Architecture
 from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.estimate import Values, relative_error, trimmed_mean
+from esm_onnx.measurement.timing import LEAST_BLOCKS
 
 LEAST_CLEAN = 10
 """Clean runs that make a measurement, or all where it has fewer: the interval of fewer says little."""
@@ -23,7 +24,7 @@ class Pairing:
     """The calibration runs that alternated with the runs of a measurement.
 
     Attributes:
-        calibration_ms: for each run the mean of the calibration runs before and after it, in ms.
+        calibration_ms: for each run the median of the calibration runs before and after its block, in ms.
         nominal_ms: the calibration subnet's nominal latency on the target, in ms.
         spent_ms: time that all calibration runs took, in ms.
     """
@@ -123,6 +124,11 @@ class Measurement:
         return clean
 
     def _enough(self, mask: NDArray[np.bool_]) -> bool:
+        """Ten runs of two blocks: what a block has in common shows only beside another."""
+        if self.pairing is not None:
+            blocks = np.asarray(self.pairing.calibration_ms)
+            if len(np.unique(blocks[mask])) < min(LEAST_BLOCKS, len(np.unique(blocks))):
+                return False
         return int(mask.sum()) >= min(LEAST_CLEAN, len(mask))
 
 

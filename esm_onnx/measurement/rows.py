@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy as np
 from esm_onnx.architectures import Space, from_genome, to_genome
 from esm_onnx.measurement.record import Calibration, Failure, Measurement, Pairing
 
-MEASUREMENT = "role, genome, runs_ms, measurements.started_at, dropped, calibration_ms, nominal_ms, shift"
+MEASUREMENT = (
+    "role, genome, runs_ms, measurements.started_at, elapsed_s, dropped, shift, "
+    "calibration_ms, nominal_ms, calibrating_ms"
+)
 FAILURE = "genome, kind, message, failures.started_at"
 CALIBRATION = "genome, nominal_ms, spread, started_at"
 """The columns that the functions below read, in their order."""
@@ -24,9 +28,12 @@ def row_of_measurement(space: Space, measurement: Measurement) -> dict[str, Any]
         "genome": _genome(space, measurement),
         "latency_ms": measurement.latency_ms,
         "trimmed_ms": measurement.trimmed_ms,
+        "error": measurement.error if math.isfinite(measurement.error) else None,
         "shift": measurement.shift,
         "nominal_ms": pairing and pairing.nominal_ms,
+        "calibrating_ms": pairing and pairing.spent_ms,
         "started_at": measurement.started_at,
+        "elapsed_s": measurement.elapsed_s,
         "runs_ms": _blob(measurement.runs_ms),
         "calibration_ms": pairing and _blob(pairing.calibration_ms),
         "dropped": bytes(measurement.dropped) or None,
@@ -35,10 +42,17 @@ def row_of_measurement(space: Space, measurement: Measurement) -> dict[str, Any]
 
 def measurement_of_row(space: Space, row: tuple[Any, ...]) -> Measurement:
     """A measurement from the columns of `MEASUREMENT`."""
-    role, genome, runs, started_at, dropped, calibration, nominal_ms, shift = row
-    pairing = None if calibration is None else Pairing(_numbers(calibration), nominal_ms)
-    architecture = from_genome(space, json.loads(genome))
-    return Measurement(architecture, role, _numbers(runs), started_at, tuple(dropped or ()), pairing, shift)
+    role, genome, runs, started_at, elapsed_s, dropped, shift, calibration, *pairing = row
+    return Measurement(
+        architecture=from_genome(space, json.loads(genome)),
+        role=role,
+        runs_ms=_numbers(runs),
+        started_at=started_at,
+        dropped=tuple(dropped or ()),
+        pairing=None if calibration is None else Pairing(_numbers(calibration), *pairing),
+        shift=shift,
+        elapsed_s=elapsed_s,
+    )
 
 
 def row_of_failure(space: Space, failure: Failure) -> dict[str, Any]:

@@ -16,21 +16,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from statistics import median
 
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
 from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
 from esm_onnx.measurement.calibration import CALIBRATION_RUNS, calibrate
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.quality import Quality, judge, reference_latencies
+from esm_onnx.measurement.quality import Quality, judge, level_of
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
 from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
 from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.timing import Timing
-from esm_onnx.measurement.worker import Lost, Worker
+from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Worker
 
 GREATEST_FAILURES = 2
 """After so many failures on one target an architecture is not attempted again, unless failures are to be retried."""
@@ -237,8 +236,7 @@ class Profiler:
                 self._close(session, Protocol.from_json(provenance["protocol"]))
 
     def _judge(self, session: int, protocol: Protocol) -> Quality:
-        accepted = reference_latencies(self.store.measurements(self.space, self.target, role=REFERENCE))
-        known = {architecture: median(latencies) for architecture, latencies in accepted.items()}
+        known = level_of(self.store.measurements(self.space, self.target, role=REFERENCE))
         return judge(list(self.store.measurements(self.space, session=session)), protocol, known)
 
     def _round(self, session: int, progress: Progress, *, tell: bool = True) -> None:
@@ -252,8 +250,9 @@ class Profiler:
                 )
         if tell and self.protocol.paired:
             quality = self._judge(session, self.protocol)
-            if quality.last_round_failed:
-                self._report(replace(progress, message=f"references have moved: {quality}"))
+            if alarm := quality.alarms.get(quality.rounds):
+                told = f"round {quality.rounds} of references: {alarm}; what lies beside it will be measured again"
+                self._report(replace(progress, message=told))
 
     def _calibrate(self) -> None:
         """Makes the calibration subnet, and establishes its nominal latency where the store does not know it yet."""
@@ -261,21 +260,34 @@ class Profiler:
         subnet = self._write(architecture, f"calibration-{secrets.token_hex(8)}.onnx")
         self._calibration_subnet = subnet.path
         self._calibration = self.store.calibration(self.space, self.target)
-        if self._calibration is None or self._calibration.architecture != architecture:
-            partner = self._write(self.references[len(self.references) // 2], self._subnet_name)
-            started_at = self._clock()
-            reply = self.worker.time(
-                partner.path,
-                runs=CALIBRATION_RUNS,
-                warmup=self.protocol.warmup,
-                deadline_s=self.protocol.deadline_s,
-                calibration=subnet.path,
-            )
-            partner.path.unlink(missing_ok=True)
-            if isinstance(reply, Lost):
-                raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
-            self._calibration = calibrate(architecture, reply, started_at)
+        if self._calibration is None:
+            self._calibration = self._establish(architecture, subnet.path)
             self.store.set_calibration(self.space, self.target, self._calibration)
+
+    def _establish(self, architecture: Architecture, subnet: Path) -> Calibration:
+        """The nominal latency of the calibration subnet, timed beside a reference."""
+        partner = self._write(self.references[len(self.references) // 2], self._subnet_name)
+        try:
+            for _ in range(self.protocol.attempts):
+                started_at = self._clock()
+                reply = self.worker.time(
+                    partner.path,
+                    runs=CALIBRATION_RUNS,
+                    warmup=self.protocol.warmup,
+                    deadline_s=self.protocol.deadline_s,
+                    calibration=subnet,
+                )
+                if isinstance(reply, Lost):
+                    raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
+                found = calibrate(architecture, reply, started_at)
+                if found is not None:
+                    return found
+        finally:
+            partner.path.unlink(missing_ok=True)
+        raise WorkError(
+            f"every run of the calibration subnet was contaminated, {self.protocol.attempts} times over: something "
+            "else computes on this device; `esm-onnx doctor` tells what, and --plain measures nevertheless"
+        )
 
     def _write(self, architecture: Architecture, name: str) -> Subnet:
         return write_subnet(self.space, architecture, self.folder, self.export, name=name)
@@ -300,6 +312,8 @@ class Profiler:
         finally:
             subnet.path.unlink(missing_ok=True)
         if isinstance(reply, Lost):
+            if reply.kind == CALIBRATION_LOST:
+                raise WorkError(f"the calibration subnet can be timed no more: {reply.message}")
             return Failure(architecture, reply.kind, reply.message, started_at)
         return as_measurement(architecture, role, reply, calibration, started_at, self._clock() - started_at)
 

@@ -46,6 +46,7 @@ OF_BOTH = "spaces.fingerprint = ? AND targets.fingerprint = ?"
 STANDS = "status = 'accepted' AND stands"
 NEXT_STEPS = {
     sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "make room on its disk, or mend it",  # a full disk too, when the log's index cannot grow
     sqlite3.SQLITE_READONLY: "make it writable",
     sqlite3.SQLITE_BUSY: "wait until the process that holds it has ended",
 }
@@ -242,12 +243,17 @@ class Store:
         for number, status, provenance, verdict in rows:
             yield number, status, json.loads(provenance), verdict
 
-    def failures(self, space: Space, target: Target) -> list[Failure]:
-        """Every failure of a space on a target, oldest first."""
+    def standing(self, session: int) -> list[bool]:
+        """Of each of `measurements(space, session=session)` whether it stands, if the session is accepted."""
+        rows = self._db.execute("SELECT stands FROM measurements WHERE session = ? ORDER BY id", (session,))
+        return [bool(stands) for (stands,) in rows]
+
+    def failures(self, space: Space, target: Target, *, session: int | None = None) -> list[Failure]:
+        """Every failure of a space on a target, or of one session of them, oldest first."""
         rows = self._db.execute(
             f"SELECT {FAILURE} FROM failures JOIN {SESSIONS} ON sessions.id = session WHERE {OF_BOTH} "
-            "ORDER BY failures.id",
-            (space.fingerprint, target.digest),
+            "AND session = coalesce(?, session) ORDER BY failures.id",
+            (space.fingerprint, target.digest, session),
         )
         return [failure_of_row(space, row) for row in rows]
 
@@ -280,7 +286,6 @@ class Store:
         return [
             Content(space_from_table(json.loads(definition)), Target(name, json.loads(facts)), measurements, failures)
             for definition, name, facts, measurements, failures in rows
-            if measurements or failures
         ]
 
     def _prepare(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from esm_onnx.measurement.conditions import Counters, Reason, fast_reasons, slow_reasons
-from esm_onnx.measurement.estimate import Values, relative_error, trimmed_mean
+from esm_onnx.measurement.estimate import Values, relative_error
 
 BLOCK = 20
 """Timed runs of the subnet in one block."""
@@ -22,12 +22,15 @@ CALIBRATIONS = 8
 """Timed runs of the calibration subnet in one block."""
 SETTLING = 4
 """Untimed runs at the beginning of a block."""
-LEAST_CALIBRATIONS = 4
-"""Clean calibration runs that the blocks before and after must have between them."""
+LEAST_CALIBRATIONS = 2
+"""Clean calibration runs that each of the blocks before and after must have."""
 LEAST_BLOCKS = 2
 """Blocks before a measurement may be known well enough: what one block has in common shows only beside another."""
 SPEED_RANGE = 1.15
 """Factor by which the calibration may differ from its nominal latency before the device counts as in another regime."""
+CHANGE_RANGE = 1.05
+"""Factor by which the calibration may differ before and after a block: the medians of eight runs of 3 % noise differ by
+more in one block of a hundred, and a change of speed biases all runs of a block by half of it at most."""
 
 Infer = Callable[[], object]
 
@@ -47,7 +50,7 @@ class Timing:
     Attributes:
         runs_ns: duration of each, in ns.
         dropped: for each the bits of `Reason`.
-        calibration_ns: for each, the trimmed mean of the calibration runs before and after its block; empty if plain.
+        calibration_ns: for each, the median of the calibration runs before and after its block; empty if plain.
         calibrating_ns: time that all runs of the calibration subnet took, untimed ones included.
     """
 
@@ -63,15 +66,16 @@ class Stopwatch:
     def __init__(self, instruments: Instruments) -> None:
         self._clock, self._counters = instruments.clock, instruments.counters
         self._fastest: int | None = None
+        self._last: Counters | None = None
         self._readings: list[int] = []
         self.runs_ns: list[int] = []
         self.dropped: list[int] = []
-        self.spent_ns = 0
 
     def time(self, infer: Infer, count: int) -> None:
         """Performs `count` runs, timed."""
         for _ in range(count):
             before = self._counters()
+            self._look(before)
             start = self._clock()
             infer()
             wall = self._clock() - start
@@ -79,8 +83,16 @@ class Stopwatch:
             self.runs_ns.append(wall)
             self.dropped.append(int(fast_reasons(before, after, wall)))
             self._readings.append(before.reading)
-            if after.reading != before.reading:
-                self._look_back(before, after)
+            self._look(after)
+
+    def look(self) -> None:
+        """Judges the last runs by a slow reading that came after them, where there is one by now."""
+        self._look(self._counters())
+
+    def _look(self, now: Counters) -> None:
+        if self._last is not None and now.reading != self._last.reading:
+            self._look_back(self._last, now)
+        self._last = now
 
     def _look_back(self, before: Counters, after: Counters) -> None:
         """What a slow reading shows holds for every run since the one before it."""
@@ -108,7 +120,7 @@ def time_runs(
     watch = Stopwatch(instruments)
     while len(watch.runs_ns) < runs:
         watch.time(infer, min(BLOCK, runs - len(watch.runs_ns)))
-        if _known(np.array(watch.runs_ns, dtype=float), target_error, len(watch.runs_ns)):
+        if _known(np.array(watch.runs_ns, dtype=float), target_error, blocks=len(watch.runs_ns) // BLOCK):
             break
     return Timing(watch.runs_ns, watch.dropped, [])
 
@@ -132,50 +144,60 @@ def time_pairs(
         target_error: stops once half the 95 % confidence interval of the mean ratio is within this share of it; None
             always performs all runs.
     """
-    subject = Stopwatch(instruments)
+    subject, beside = Stopwatch(instruments), Stopwatch(instruments)
     calibration_ns: list[float] = []
-    before = _calibration_block(calibrate, instruments)
-    spent = before.spent_ns
+    spent_ns = 0
+
+    def calibration_block() -> slice:
+        nonlocal spent_ns
+        start = instruments.clock()
+        for _ in range(SETTLING):
+            calibrate()
+        beside.time(calibrate, CALIBRATIONS)
+        spent_ns += instruments.clock() - start
+        return slice(len(beside.runs_ns) - CALIBRATIONS, len(beside.runs_ns))
+
+    before = calibration_block()
     while len(subject.runs_ns) < runs:
         for _ in range(SETTLING if calibration_ns else max(SETTLING, warmup)):
             infer()
         count = min(BLOCK, runs - len(subject.runs_ns))
         subject.time(infer, count)
-        after = _calibration_block(calibrate, instruments)
-        beside_ns, reason = _beside(before, after, nominal_ns)
-        calibration_ns += [beside_ns] * count
+        beside.look()
+        after = calibration_block()
+        subject.look()
+        latency_ns, reason = _beside(beside, before, after, nominal_ns)
+        calibration_ns += [latency_ns] * count
         subject.dropped[-count:] = [bits | reason for bits in subject.dropped[-count:]]
-        before, spent = after, spent + after.spent_ns
-        clean = np.array(subject.dropped) == 0
+        before = after
+        clean = np.flatnonzero(np.array(subject.dropped) == 0)
         ratios = np.array(subject.runs_ns)[clean] / np.array(calibration_ns)[clean]
-        if _known(ratios, target_error, len(clean)):
+        if _known(ratios, target_error, blocks=len(np.unique(clean // BLOCK))):
             break
-    return Timing(subject.runs_ns, subject.dropped, calibration_ns, spent)
+    return Timing(subject.runs_ns, subject.dropped, calibration_ns, spent_ns)
 
 
-def _calibration_block(calibrate: Infer, instruments: Instruments) -> Stopwatch:
-    start = instruments.clock()
-    for _ in range(SETTLING):
-        calibrate()
-    watch = Stopwatch(instruments)
-    watch.time(calibrate, CALIBRATIONS)
-    watch.spent_ns = instruments.clock() - start
-    return watch
+def _beside(watch: Stopwatch, before: slice, after: slice, nominal_ns: float | None) -> tuple[float, Reason]:
+    """The calibration's latency beside a block, and what its state says of that block's runs.
+
+    The median of few runs: one spike among them must not count.
+    """
+    clean = [
+        [run for run, bits in zip(watch.runs_ns[block], watch.dropped[block], strict=True) if not bits]
+        for block in (before, after)
+    ]
+    if min(map(len, clean)) < LEAST_CALIBRATIONS:
+        return float(np.median([*watch.runs_ns[before], *watch.runs_ns[after]])), Reason.UNPAIRED
+    latency_ns = float(np.median(clean[0] + clean[1]))
+    low, high = sorted(float(np.median(runs)) for runs in clean)
+    if high > CHANGE_RANGE * low:
+        return latency_ns, Reason.CHANGING
+    at_speed = nominal_ns is None or 1 / SPEED_RANGE <= latency_ns / nominal_ns <= SPEED_RANGE
+    return latency_ns, Reason(0) if at_speed else Reason.OTHER_SPEED
 
 
-def _beside(before: Stopwatch, after: Stopwatch, nominal_ns: float | None) -> tuple[float, Reason]:
-    """The calibration's latency beside a block, and what its state says of that block's runs."""
-    durations = np.array([*before.runs_ns, *after.runs_ns], dtype=float)
-    clean = np.array([*before.dropped, *after.dropped]) == 0
-    if clean.sum() < LEAST_CALIBRATIONS:
-        return trimmed_mean(durations), Reason.UNPAIRED
-    beside_ns = trimmed_mean(durations[clean])
-    at_speed = nominal_ns is None or 1 / SPEED_RANGE <= beside_ns / nominal_ns <= SPEED_RANGE
-    return beside_ns, Reason(0) if at_speed else Reason.OTHER_SPEED
-
-
-def _known(values: Values, target_error: float | None, runs: int) -> bool:
-    """Whether those values, of so many runs, tell the latency well enough."""
-    if target_error is None or runs < LEAST_BLOCKS * BLOCK or len(values) < BLOCK:
+def _known(values: Values, target_error: float | None, *, blocks: int) -> bool:
+    """Whether clean values from so many blocks tell the latency well enough."""
+    if target_error is None or blocks < LEAST_BLOCKS or len(values) < BLOCK:
         return False
     return relative_error(values) <= target_error

@@ -34,6 +34,9 @@ KEPT = 4000
 """Bytes kept of what a process prints."""
 SIGNALS = {each.value: each.name for each in signal.Signals}
 
+CALIBRATION_LOST = "calibration"
+"""Kind of a job that was lost because the calibration subnet could not be loaded again: no fault of its subnet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:

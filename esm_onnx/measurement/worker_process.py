@@ -23,6 +23,7 @@ from esm_onnx.errors import EsmError
 from esm_onnx.measurement.containment import die_with_parent, is_out_of_memory, limit_this_process
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
 from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
+from esm_onnx.measurement.worker import CALIBRATION_LOST
 
 
 class JobFailure(Exception):
@@ -57,10 +58,15 @@ class Calibrator:
         self._runtime, self._kept = runtime, kept
         self._loaded: dict[str, Callable[[], object]] = {}
 
-    def ready(self, subnet: str) -> Callable[[], object]:
-        """Its inference; loaded where it is not yet."""
+    def ready(self, subnet: str | None) -> Callable[[], object] | None:
+        """Its inference, loaded where it is not yet; None where there is no such subnet."""
+        if subnet is None:
+            return None
         if subnet not in self._loaded:
-            self._loaded[subnet] = _ready(self._runtime, Path(subnet), self._kept, check=False)
+            try:
+                self._loaded[subnet] = _ready(self._runtime, Path(subnet), self._kept, check=False)
+            except JobFailure as failure:  # not the fault of the subnet that is to be timed
+                raise JobFailure(CALIBRATION_LOST, f"{failure.kind}: {failure.message}") from failure
         return self._loaded[subnet]
 
 
@@ -68,7 +74,7 @@ def _perform(runtime: Runtime, calibrator: Calibrator, job: dict[str, Any]) -> d
     limits = {"runs": job["runs"], "warmup": job["warmup"], "target_error": job["target_error"]}
     instruments = Instruments(runtime.clock, runtime.counters)
     with _failing_as("run"), ExitStack() as loaded:
-        calibrate = None if job["calibration"] is None else calibrator.ready(job["calibration"])
+        calibrate = calibrator.ready(job["calibration"])
         infer = _ready(runtime, Path(job["subnet"]), loaded, check=job["check"])
         if calibrate is None:
             timing = time_runs(infer, instruments, **limits)

@@ -188,8 +188,8 @@ def test_an_involuntary_switch_is_a_reason() -> None:
 
 
 def test_reasons_have_words() -> None:
-    assert [reason.words for reason in Reason][-2:] == ["unpaired", "other speed"]
-    assert len({reason.words for reason in Reason}) == len(Reason) == 7
+    assert [reason.words for reason in Reason][-3:] == ["unpaired", "other speed", "changing"]
+    assert len({reason.words for reason in Reason}) == len(Reason) == 8
 
 
 def compute(steps: int) -> None:
@@ -213,9 +213,10 @@ def one_core() -> Iterator[int]:
 
 
 @linux
-@pytest.mark.parametrize("steps", [10_000, 100_000])
+@pytest.mark.parametrize("steps", [30_000, 300_000])
 def test_the_cpu_time_of_a_run_is_no_scheduler_tick_behind(steps: int) -> None:
     counters = HostCounters(one_thread=True)
+    counters()
     for _ in range(20):
         start = time.thread_time_ns()
         before = counters().cpu_ns
@@ -224,7 +225,7 @@ def test_the_cpu_time_of_a_run_is_no_scheduler_tick_behind(steps: int) -> None:
         spent = time.thread_time_ns() - start
         assert before is not None
         assert after is not None
-        assert 0.5 * spent <= after - before <= spent
+        assert 0.3 * spent <= after - before <= spent
 
 
 @linux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -40,14 +41,14 @@ def test_places_lie_within_the_session_and_not_too_far_apart(subjects: int, ever
     places = draw_places(subjects, every, Random(seed))
     assert all(0 < place < subjects for place in places)
     edges = [0, *sorted(places), subjects]
-    assert all(after - before < 2 * every for before, after in zip(edges, edges[1:], strict=False))
+    assert all(after - before < 2 * every for before, after in pairwise(edges))
     assert places == draw_places(subjects, every, Random(seed))
 
 
 @pytest.mark.parametrize("every", [1, 2, 7, 20])
 def test_rounds_lie_as_far_apart_as_asked_on_average_and_every_distance_occurs(every: int) -> None:
     places = [0, *sorted(draw_places(2000 * every, every, Random(0)))]
-    distances = [after - before for before, after in zip(places, places[1:], strict=False)]
+    distances = [after - before for before, after in pairwise(places)]
     assert statistics.fmean(distances) == pytest.approx(every, rel=0.05)
     assert set(distances) == set(range(1, 2 * every))
 

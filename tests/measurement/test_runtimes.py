@@ -16,7 +16,7 @@ from esm_onnx.errors import InputError
 from esm_onnx.export import write_subnet
 from esm_onnx.measurement import runtime as runtime_module
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime, list_runtimes
-from esm_onnx.measurement.timing import time_runs
+from esm_onnx.measurement.timing import Instruments, time_runs
 from esm_onnx.testing import RuntimeSuite
 
 
@@ -110,7 +110,8 @@ class TestDry:
             runtime = dry(RuntimeSettings(seed=seed))
             for _ in range(loads):
                 with runtime.load(subnet) as infer:
-                    durations = time_runs(infer, runtime.clock, runs=5, warmup=0)
+                    instruments = Instruments(runtime.clock, runtime.counters)
+                    durations = time_runs(infer, instruments, runs=5, warmup=0).runs_ns
             return durations
 
         assert measure(1, 1) == measure(1, 1)

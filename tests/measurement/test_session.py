@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from esm_onnx.errors import InputError, ThresholdNotMet, WorkError
 from esm_onnx.measurement import session
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.record import REFERENCE, SUBJECT
+from esm_onnx.measurement.references import choose_calibration
 from esm_onnx.measurement.runtime import RuntimeSettings
 from esm_onnx.measurement.session import Profiler, Progress
 from esm_onnx.measurement.store import Store
@@ -37,14 +39,16 @@ def test_every_architecture_is_measured_among_references(
         outcome = measuring.profile(eight)
         target = measuring.target
     assert (outcome.measured, outcome.already_measured, outcome.failures) == (8, 0, ())
-    roles = []
+    subjects = []
     for number, status, _, verdict in store.sessions(tiny, target):
         assert status == "accepted"
         assert "all 2 references" in verdict
         records = list(store.measurements(tiny, session=number))
         assert all(len(record.runs_ms) == 10 for record in records)
-        roles.append("".join(record.role[0] for record in records))
-    assert roles == ["rrsssrrssrr", "rrsssrr"]
+        roles = "".join(record.role[0] for record in records)
+        assert re.fullmatch("rr(s{1,5}rr)+", roles), roles
+        subjects.append(roles.count("s"))
+    assert subjects == [5, 3]
     assert store.measured(tiny, target) == set(eight)
     assert [p.done for p in told if not p.message] == list(range(1, 9))
     assert told[-1].done == told[-1].total == 8
@@ -92,15 +96,19 @@ def test_an_interrupted_session_goes_on_with_a_round_of_references(
     ((number, status, _, _),) = store.sessions(tiny, target)
     records = list(store.measurements(tiny, session=number))
     assert status == "accepted"
-    assert "".join(record.role[0] for record in records) == "rrssrrsssrr"
+    assert re.fullmatch("rrs(rr)?s(rr)+s(rr)?s(rr)?srr", "".join(record.role[0] for record in records))
     assert [record.architecture for record in records if record.role == SUBJECT] == eight[:5]
 
 
-def test_drifting_references_reject_the_session_and_it_is_tried_again(
+PLAIN = replace(QUICK, paired=False, target_error=None)
+
+
+def test_drifting_references_reject_a_plain_session_and_it_is_tried_again(
     tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_faulty(tmp_path, monkeypatch)
-    with profiler(tiny, store, tmp_path / "s", "faulty", settings=RuntimeSettings(device="drift")) as measuring:
+    drifting = {"settings": RuntimeSettings(device="drift"), "protocol": PLAIN}
+    with profiler(tiny, store, tmp_path / "s", "faulty", **drifting) as measuring:
         with pytest.raises(ThresholdNotMet, match=r"3 sessions in a row.*reference 1 \(depth \d\) \d+\.\d %") as caught:
             measuring.profile(eight[:2])
         assert caught.value.exit_code == 3
@@ -112,7 +120,8 @@ def test_a_device_that_settles_is_believed_once_it_has(
     tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_faulty(tmp_path, monkeypatch)
-    with profiler(tiny, store, tmp_path / "s", "faulty", settings=RuntimeSettings(device="settles")) as measuring:
+    settling = {"settings": RuntimeSettings(device="settles"), "protocol": PLAIN}
+    with profiler(tiny, store, tmp_path / "s", "faulty", **settling) as measuring:
         outcome = measuring.profile(eight[:3])
         statuses = [status for _, status, _, _ in store.sessions(tiny, measuring.target)]
         accepted = list(store.measurements(tiny, measuring.target))
@@ -120,7 +129,84 @@ def test_a_device_that_settles_is_believed_once_it_has(
     assert "rejected" in statuses
     assert outcome.measured == 3
     assert [record.role for record in accepted].count(SUBJECT) == 3
-    assert [record.role for record in accepted].count(REFERENCE) == 4
+    assert [record.role for record in accepted].count(REFERENCE) >= 4
+
+
+def test_a_device_whose_ratios_move_is_told_at_once_and_nothing_of_it_is_believed(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    told: list[str] = []
+    moving = {"settings": RuntimeSettings(device="warps"), "report": lambda progress: told.append(progress.message)}
+    with profiler(tiny, store, tmp_path / "s", "faulty", **moving) as measuring:
+        with pytest.raises(ThresholdNotMet, match="3 sessions in a row"):
+            measuring.profile(eight)
+        assert store.measured(tiny, measuring.target) == set()
+    assert any(re.match(r"round 2 of references: .* %; what lies beside it", message) for message in told), told
+
+
+def test_what_a_drift_does_to_subnet_and_calibration_alike_cancels(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    found = {}
+    for device in ("sound", "drift"):
+        with profiler(tiny, store, tmp_path / "s", "faulty", settings=RuntimeSettings(device=device)) as measuring:
+            assert measuring.profile(eight).measured == 8
+            records = list(store.measurements(tiny, measuring.target))
+        nominal = {record.pairing.nominal_ms for record in records if record.pairing}
+        assert len(nominal) == 1
+        found[device] = {record.architecture: record.latency_ms / max(nominal) for record in records}
+    assert found["drift"] == pytest.approx(found["sound"])
+
+
+def test_the_nominal_latency_is_established_once_for_a_target(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    nominal = []
+    for asked in (eight[:2], eight[:4]):
+        with profiler(tiny, store, tmp_path / "s", settings=RuntimeSettings(device="cpu")) as measuring:
+            measuring.profile(asked)
+            nominal.append(store.calibration(tiny, measuring.target))
+            records = list(store.measurements(tiny, measuring.target))
+    first, second = nominal
+    assert first is not None
+    assert first == second
+    assert first.architecture == choose_calibration(tiny)
+    assert 0 <= first.spread < 0.05
+    assert {record.pairing and record.pairing.nominal_ms for record in records} == {first.nominal_ms}
+
+
+def test_both_statistics_of_a_paired_measurement_are_near_on_a_calm_device(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    with profiler(tiny, store, tmp_path / "s", protocol=Protocol(session_size=5)) as measuring:
+        measuring.profile(eight)
+        records = list(store.measurements(tiny, measuring.target))
+    assert all(len(record.runs_ms) == 40 for record in records)
+    assert all(record.error <= 0.02 for record in records)
+    assert all(record.latency_ms == pytest.approx(record.trimmed_ms, rel=0.03) for record in records)
+
+
+def test_a_session_left_open_by_another_protocol_is_judged_and_what_stands_is_kept(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 4:
+            raise KeyboardInterrupt
+
+    often = replace(QUICK, reference_every=1)  # a round after every subject
+    with pytest.raises(KeyboardInterrupt):
+        with profiler(tiny, store, tmp_path / "s", protocol=often, report=interrupt) as measuring:
+            measuring.profile(eight[:5])
+    other = replace(QUICK, runs=12)
+    with profiler(tiny, store, tmp_path / "s", protocol=other) as measuring:
+        outcome = measuring.profile(eight[:5])
+        statuses = [status for _, status, _, _ in store.sessions(tiny, measuring.target)]
+        runs = [len(m.runs_ms) for m in store.measurements(tiny, measuring.target) if m.role == SUBJECT]
+    assert statuses == ["accepted", "accepted"]
+    assert outcome.measured == 5
+    assert sorted(runs) == [10, 10, 10, 12, 12]  # the fourth had no round after it
 
 
 def test_a_reference_that_cannot_be_measured_ends_the_command(
@@ -198,7 +284,8 @@ def test_enough_ends_the_session_with_its_references(
     with profiler(tiny, store, tmp_path / "s") as measuring:
         assert measuring.profile(eight, enough=lambda: next(answers)).measured == 4
         records = "".join(record.role[0] for record in store.measurements(tiny, measuring.target))
-        assert records == "rrsssrrsrr"
+        assert re.fullmatch("rr(s+rr)+", records)
+        assert records.count("s") == 4
         assert measuring.profile(eight).measured == 4
 
 
@@ -231,7 +318,8 @@ def test_kill_9_in_the_middle_loses_nothing(tiny: Space, eight: list[Architectur
         "from esm_onnx.measurement.session import Profiler; from esm_onnx.measurement.store import Store\n"
         "from esm_onnx.measurement.protocol import Protocol\n"
         "space, folder = tiny_space(), Path(sys.argv[1])\n"
-        "p = Protocol(runs=10, warmup=1, references=2, reference_every=3, session_size=5, tolerance=9.0)\n"
+        "p = Protocol(runs=10, warmup=1, references=2, reference_every=3, session_size=5, tolerance=9.0,\n"
+        "             paired=False)\n"
         "with Store(folder / 'esm.db') as store:\n"
         "    with Profiler(space, store, 'ort-cpu', folder=folder / 's', protocol=p,\n"
         "                  report=lambda x: print(x.done, flush=True)) as q:\n"

@@ -70,8 +70,10 @@ def test_failures_are_kept(store: Store, tiny: Space, eight: list[Architecture],
     session = store.open_session(tiny, target, {})
     failure = Failure(eight[0], "crash", "ended with signal SIGSEGV", 3.0)
     store.append(session, tiny, failure)
-    assert store.failures(tiny, target) == [failure]
+    assert store.failures(tiny, target) == [failure] == store.failures(tiny, target, session=session)
     assert store.contents()[0].failures == 1
+    other = store.open_session(tiny, target, {})
+    assert store.failures(tiny, target, session=other) == []
 
 
 def test_an_unfinished_session_is_found_again_by_the_same_protocol_only(
@@ -162,6 +164,7 @@ def test_what_has_fallen_does_not_stand_although_its_session_is_accepted(
         kept = list(store.measurements(tiny, session=session))
         assert [m.shift for m in kept] == [1.1, 1.0, 1.0, 0.9]
         assert kept[0] == replace(records[first], shift=1.1)
+        assert store.standing(session) == [True, False, True, False]
     standing = [architecture for i, architecture in enumerate(eight) if i % 2 == 0]
     assert [m.architecture for m in store.measurements(tiny, target)] == standing
     assert store.measured(tiny, target) == set(standing)

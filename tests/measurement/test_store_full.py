@@ -56,7 +56,7 @@ cp -r disk/. done/
 """
 
 
-@pytest.mark.parametrize("room_kb", [40, 300])
+@pytest.mark.parametrize("room_kb", [12, 300])
 def test_a_full_disk_loses_nothing_and_the_same_command_completes(tmp_path: Path, room_kb: int) -> None:
     unshare = ["unshare", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", tmp_path]).returncode:
