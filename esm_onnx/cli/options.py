@@ -128,7 +128,7 @@ measuring_options = together(
         default="2%",
         help="Fewer runs will do once the 95 % interval of a latency is within ± this; `none` for all runs.",
     ),
-    click.option("--warmup", type=click.IntRange(min=0), default=10, help="Untimed runs before them."),
+    click.option("--warmup", type=click.IntRange(min=0), default=5, help="Untimed runs before them."),
     click.option("--references", type=click.IntRange(min=1), default=3, help="Number of reference architectures."),
     click.option(
         "--reference-every", type=click.IntRange(min=1), default=20, help="Subjects between their rounds, on average."

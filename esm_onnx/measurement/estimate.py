@@ -19,6 +19,9 @@ Values = NDArray[np.float64]
 TRIM = 0.2
 """Share of runs dropped at either end (ESM, Section V: the fastest and the slowest 20 %)."""
 
+LEAST_VALUES = 4
+"""Values below which an interval says nothing."""
+
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 
@@ -36,9 +39,9 @@ def relative_error(values: Values, trim: float = TRIM) -> float:
         values: positive, in the order of measuring.
 
     Returns:
-        A share; infinite where fewer than four values say nothing about it.
+        A share; infinite where there are fewer than `LEAST_VALUES`.
     """
-    if len(values) < 4:
+    if len(values) < LEAST_VALUES:
         return math.inf
     drop = int(len(values) * trim)
     ordered = np.sort(values)

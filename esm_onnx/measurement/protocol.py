@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.estimate import LEAST_VALUES
+from esm_onnx.measurement.record import Measurement
 
 LONGEST_DEADLINE_S = 1_000_000
 
@@ -38,7 +40,7 @@ class Protocol:
     paired: bool = True
     runs: int = 150
     target_error: float | None = 0.02
-    warmup: int = 10
+    warmup: int = 5
     references: int = 3
     reference_every: int = 20
     session_size: int = 100
@@ -69,6 +71,14 @@ class Protocol:
         less_exact = theirs is not None and (self.target_error is None or theirs > self.target_error)
         unpaired = self.paired and not other.get("paired", False)
         return unpaired or less_exact or other["runs"] < self.runs or other["tolerance"] > self.tolerance
+
+    def is_known(self, record: Measurement) -> bool:
+        """Whether a measurement tells its latency: enough runs were clean, and they agree well enough.
+
+        Plain ones always do, as in the paper; and three runs say nothing about how well they agree.
+        """
+        limit = max(self.tolerance, self.target_error or 0.0)
+        return not self.paired or (record.is_known and (record.error <= limit or len(record.values) < LEAST_VALUES))
 
     def as_json(self) -> dict[str, Any]:
         """The protocol as JSON data."""

@@ -30,8 +30,6 @@ APART = 1.5
 """How many tolerances two neighbouring rounds may differ."""
 GREATEST_SHIFT = math.log(1.25)
 """A regime in which the ratios differ by more than this is not brought over, but measured again."""
-LEAST_VALUES = 4
-"""Runs below which an interval says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +135,13 @@ def _judge_whole(records: Sequence[Measurement], protocol: Protocol) -> Quality:
 
 
 def _judge_stretches(records: Sequence[Measurement], protocol: Protocol, known: Level | None) -> Quality:
-    places = _rounds(records)
-    level = _level([records[start:end] for start, end in places], protocol, known)
+    places = _rounds(records, protocol)
+    level = _level([_members(records, start, end) for start, end in places], protocol, known)
     rounds = [_examine(records, start, end, level, protocol) for start, end in places]
     stands, shifts = [False] * len(records), [1.0] * len(records)
     for examined in rounds:
         for i in range(examined.start, examined.end):
-            stands[i] = examined.at_level and not examined.alarm
+            stands[i] = examined.at_level and not examined.alarm and protocol.is_known(records[i])
     for before, after in pairwise(rounds):
         for i in range(before.end, after.start):
             shift = _shift(records[i], before, after, level, protocol)
@@ -160,26 +158,27 @@ def _judge_stretches(records: Sequence[Measurement], protocol: Protocol, known: 
     )
 
 
-def _rounds(records: Sequence[Measurement]) -> list[tuple[int, int]]:
-    """Where each round begins and ends: a row of references in which none comes twice."""
+def _rounds(records: Sequence[Measurement], protocol: Protocol) -> list[tuple[int, int]]:
+    """Where each round begins and ends: a row of references in which none that was known comes again."""
     places: list[tuple[int, int]] = []
     seen: set[Architecture] = set()
     for i, record in enumerate(records):
         if record.role != REFERENCE:
             seen.clear()
             continue
-        if not seen or record.architecture in seen:
+        follows = bool(places) and places[-1][1] == i
+        if not follows or record.architecture in seen:
             places.append((i, i))
             seen.clear()
-        seen.add(record.architecture)
+        if protocol.is_known(record):
+            seen.add(record.architecture)
         places[-1] = (places[-1][0], i + 1)
     return places
 
 
-def _is_known(record: Measurement, protocol: Protocol) -> bool:
-    """Whether enough runs were clean, and they agree well enough; three runs say nothing about how well."""
-    limit = max(protocol.tolerance, protocol.target_error or 0.0)
-    return record.is_known and (record.error <= limit or len(record.values) < LEAST_VALUES)
+def _members(records: Sequence[Measurement], start: int, end: int) -> list[Measurement]:
+    """The references of a round: of one that was tried again, the last attempt."""
+    return list({record.architecture: record for record in records[start:end]}.values())
 
 
 def _has_speed(speed: float, other: float) -> bool:
@@ -203,7 +202,7 @@ def _agreed(rounds: Sequence[Sequence[Measurement]], protocol: Protocol) -> Leve
     Of the rounds at the usual speed (of all that are known, where there are none), the most that lie within the
     tolerance of one another at one speed; the median over them.
     """
-    sound = [members for members in rounds if all(_is_known(member, protocol) for member in members)]
+    sound = [members for members in rounds if all(protocol.is_known(member) for member in members)]
     sound = [members for members in sound if all(member.at_usual_speed for member in members)] or sound
     whole = level_of([member for members in sound for member in members])
     if whole is None:
@@ -224,7 +223,7 @@ def _speed(members: Sequence[Measurement]) -> float:
 
 def _examine(records: Sequence[Measurement], start: int, end: int, level: Level, protocol: Protocol) -> _Round:
     """What a round says: how far it is from what is known, and what is wrong with it."""
-    members, tolerance = records[start:end], protocol.tolerance
+    members, tolerance = _members(records, start, end), protocol.tolerance
     has_speed = [_has_speed(member.speed, level.speed) for member in members]
     strangers = [member for member in members if member.architecture not in level.latency_ms]
     offsets = [] if strangers else [math.log(m.latency_ms / level.latency_ms[m.architecture]) for m in members]
@@ -232,7 +231,7 @@ def _examine(records: Sequence[Measurement], start: int, end: int, level: Level,
     scatter = max((abs(offset - shift) for offset in offsets), default=0.0)
     off = f"{100 * math.expm1(shift):+.1f} %"
     alarm = ""
-    if not all(_is_known(member, protocol) for member in members):
+    if not all(protocol.is_known(member) for member in members):
         alarm = "too few clean runs, or too noisy ones"
     elif strangers:
         alarm = "no round that it could be compared with"
@@ -250,7 +249,7 @@ def _examine(records: Sequence[Measurement], start: int, end: int, level: Level,
 def _shift(subject: Measurement, before: _Round, after: _Round, level: Level, protocol: Protocol) -> float | None:
     """The factor that brings a subject between two rounds to the level; None when it cannot be believed."""
     apart = abs(before.shift - after.shift)
-    if before.alarm or after.alarm or not _is_known(subject, protocol) or apart > APART * protocol.tolerance:
+    if before.alarm or after.alarm or not protocol.is_known(subject) or apart > APART * protocol.tolerance:
         return None
     at_level = _has_speed(subject.speed, level.speed)
     if before.at_level and after.at_level:

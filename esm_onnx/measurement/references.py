@@ -6,6 +6,7 @@ from collections import Counter
 from random import Random
 
 from esm_onnx.architectures import Architecture, Space, divide, extend, from_genome
+from esm_onnx.architectures.genome import ABSENT
 from esm_onnx.architectures.sampling import left_in_bins
 from esm_onnx.measurement.protocol import Protocol
 
@@ -36,9 +37,16 @@ def draw_places(subjects: int, every: int, rng: Random) -> set[int]:
 
 
 def choose_calibration(space: Space) -> Architecture:
-    """The calibration subnet: of the space's own kind and small, each unit at its least depth with first options."""
-    genome = [0] * len(space.network)
+    """The calibration subnet: of the space's own kind, and small.
+
+    Each unit has its least depth, blocks have the last options and the network its middle ones. Few but large blocks
+    feel a neighbour's use of caches and memory as larger subnets do: on a shared server core the ratio of subnets of 2
+    to 7 ms to it varied by 1.2 to 1.5 %, to the one with the first options by 1.4 to 1.8 %.
+    """
+    genome = [len(feature.options) // 2 for feature in space.network]
+    block = [len(feature.options) - 1 for feature in space.features]
+    absent = [ABSENT] * len(block)
     for depths in space.depths:
         for slot in range(max(depths)):
-            genome += [0 if slot < min(depths) else -1] * len(space.features)
+            genome += block if slot < min(depths) else absent
     return from_genome(space, genome)

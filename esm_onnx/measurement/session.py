@@ -204,8 +204,7 @@ class Profiler:
                 break  # no rounds for subjects that are not measured
             if place in places:
                 self._round(session, told(done, failed))
-            record = self._measure(architecture, SUBJECT)
-            self.store.append(session, self.space, record)
+            record = self._measure_well(session, architecture, SUBJECT)
             failed += isinstance(record, Failure)
             done += 1
             self._report(told(done, failed))
@@ -242,8 +241,7 @@ class Profiler:
     def _round(self, session: int, progress: Progress, *, tell: bool = True) -> None:
         """Measures every reference, and tells at once when they have moved."""
         for reference in self.references:
-            record = self._measure(reference, REFERENCE)
-            self.store.append(session, self.space, record)
+            record = self._measure_well(session, reference, REFERENCE)
             if isinstance(record, Failure):
                 raise WorkError(
                     f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
@@ -291,6 +289,15 @@ class Profiler:
 
     def _write(self, architecture: Architecture, name: str) -> Subnet:
         return write_subnet(self.space, architecture, self.folder, self.export, name=name)
+
+    def _measure_well(self, session: int, architecture: Architecture, role: str) -> Measurement | Failure:
+        """Measures, and again at once where too few runs were clean or they disagree; every record is kept."""
+        for _ in range(self.protocol.attempts):
+            record = self._measure(architecture, role)
+            self.store.append(session, self.space, record)
+            if isinstance(record, Failure) or self.protocol.is_known(record):
+                break
+        return record
 
     def _measure(self, architecture: Architecture, role: str) -> Measurement | Failure:
         started_at = self._clock()

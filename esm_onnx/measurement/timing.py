@@ -28,9 +28,9 @@ LEAST_BLOCKS = 2
 """Blocks before a measurement may be known well enough: what one block has in common shows only beside another."""
 SPEED_RANGE = 1.15
 """Factor by which the calibration may differ from its nominal latency before the device counts as in another regime."""
-CHANGE_RANGE = 1.05
-"""Factor by which the calibration may differ before and after a block: the medians of eight runs of 3 % noise differ by
-more in one block of a hundred, and a change of speed biases all runs of a block by half of it at most."""
+CHANGE_RANGE = 1.08
+"""Factor by which the calibration may differ before and after a block. The medians of eight runs that scatter by 5 %
+differ by more in one block of a hundred; a block during which the speed changed is off by half of it at most."""
 
 Infer = Callable[[], object]
 

@@ -69,7 +69,7 @@ def test_each_family_has_a_calibration_subnet(name: str) -> None:
     assert_is_a_valid_architecture_of_least_depth(find_space(name))
 
 
-def test_the_calibration_subnet_of_tiny_is_its_smallest() -> None:
+def test_the_calibration_subnet_of_tiny_has_one_block_a_unit_with_the_last_options() -> None:
     space = tiny_space()
     chosen = choose_calibration(space)
-    assert to_genome(space, chosen) == (0, 0, *[-1] * 6, 0, 0, *[-1] * 6)
+    assert to_genome(space, chosen) == (1, 1, *[-1] * 6, 1, 1, *[-1] * 6)
