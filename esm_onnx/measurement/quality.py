@@ -3,7 +3,7 @@
 Plain timing follows the paper (ESM, Section V): when one reference scatters beyond the tolerance, the whole session is
 rejected. With paired timing each stretch between two rounds of references is judged by itself. A round is good when
 the mean of its references lies within the tolerance of what is known of them, and none of them is off by more than
-twice that. What lies between two good rounds stands.
+one and a half times that. What lies between two good rounds stands.
 
 A device that changes into another regime (its calibration subnet is off its nominal latency) changes the ratios too, by
 some per cent. What was measured there, between two rounds in that same regime, is brought over by the factor that the
@@ -24,7 +24,7 @@ from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.record import REFERENCE, Measurement
 from esm_onnx.measurement.timing import SPEED_RANGE
 
-SINGLE = 2.0
+SINGLE = 1.5
 """How many tolerances one reference of a round may be off: the mean of three scatters less than each of them."""
 APART = 1.5
 """How many tolerances two neighbouring rounds may differ."""
@@ -229,6 +229,7 @@ def _examine(records: Sequence[Measurement], start: int, end: int, level: Level,
     offsets = [] if strangers else [math.log(m.latency_ms / level.latency_ms[m.architecture]) for m in members]
     shift = float(np.mean(offsets)) if offsets else 0.0
     scatter = max((abs(offset - shift) for offset in offsets), default=0.0)
+    worst = max(map(abs, offsets), default=0.0)
     off = f"{100 * math.expm1(shift):+.1f} %"
     alarm = ""
     if not all(protocol.is_known(member) for member in members):
@@ -241,6 +242,8 @@ def _examine(records: Sequence[Measurement], start: int, end: int, level: Level,
         alarm = f"references disagree by {100 * scatter:.1f} %"
     elif all(has_speed) and abs(shift) > tolerance:
         alarm = off
+    elif all(has_speed) and worst > SINGLE * tolerance:
+        alarm = f"{off}, one reference {100 * worst:.1f} %"
     elif abs(shift) > GREATEST_SHIFT:
         alarm = f"{off} in another regime"
     return _Round(start, end, _speed(members), all(has_speed), shift, alarm)
