@@ -87,8 +87,9 @@ class Faulty(Runtime):
                     os.write(2, b"\\n" * (1 << 20))
             drift = 1 + 0.1 * self.loads if fault == "drift" else 1
             calm = 1 + 0.1 * self.loads if fault == "settles" and self.loads < 12 else 1
+            halved = 0.5 if fault == "halves" and mine == 1 else 1  # only the calibration subnet, where there is one
             warped = 1.1**mine if fault == "warps" else 1
-            self.now += int(1000 * size * drift * calm * warped)
+            self.now += int(1000 * size * drift * calm * warped * halved)
             whole, real = numpy.arange(3), numpy.array([0, numpy.nan if fault == "nan" else 1], numpy.float16)
             return [whole, real]
 

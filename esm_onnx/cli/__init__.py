@@ -56,7 +56,7 @@ def main() -> None:
         sys.stdout.flush()
     except click.ClickException as error:
         hint = f"; see {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
-        _fail(" ".join(error.format_message().split()) + hint, error.exit_code)
+        _fail(" ".join(error.format_message().split()).rstrip(".") + hint, error.exit_code)
     except EsmError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -54,6 +54,8 @@ def export_(
     store_path: Path, space: Space | None, target: str | None, runs: bool, damaged: bool, out: Path | None
 ) -> None:
     """Write accepted measurements as JSON Lines, with target and provenance."""
+    if out is not None and out.exists() and store_path.exists() and out.samefile(store_path):
+        raise InputError("is the store itself, expected another file for --out", file=out)
     with _rescued(store_path, space) if damaged else Store(store_path, create=False) as store:
         count = write_lines(exported_lines(store, space=space, target=target, runs=runs), out)
     click.echo(f"{count} measurements exported", err=True)
@@ -105,7 +107,7 @@ def _as_json(contents: list[Content]) -> Iterator[dict[str, Any]]:
 @click.option("--target", help="Only this target: its name, or the beginning of its digest.")
 @json_option()
 def sessions(store_path: Path, space: Space | None, target: str | None, as_json: bool) -> None:
-    """Report on each session: drift, noise, runs left out and why, where the time went.
+    """Report on each session: drift, noise, contaminated runs and why, where the time went.
 
     With --json every measurement of a reference is there too, to plot the drift (ESM, Fig. 6).
     """
@@ -119,19 +121,22 @@ def sessions(store_path: Path, space: Space | None, target: str | None, as_json:
     if as_json:
         print_json([{"space": c.space.name, "target": c.target.name, **report.as_json()} for c, report in reports])
         return
+    if not reports:
+        click.echo(f"no sessions of that space and target in {store_path}", err=True)
     for content, report in reports:
         _print_session(content, report)
 
 
 def _print_session(content: Content, report: SessionReport) -> None:
     floor = "unknown" if report.noise_floor is None else f"{100 * report.noise_floor:.1f} %"
-    left_out = [f"{reason} {100 * count / report.runs:.1f} %" for reason, count in report.dropped.items()]
+    contaminated = [f"{reason} {100 * count / report.runs:.1f} %" for reason, count in report.dropped.items()]
     spent = [f"{purpose} {seconds:.1f}" for purpose, seconds in report.spent_s.items()]
     failures = [f"{kind} {count}" for kind, count in report.failures.items()]
     click.echo(
-        f"session {report.number}, {content.space.name} on {content.target.name!r}, {report.status}: {report.verdict}\n"
+        f"session {report.number}, {content.space.name} on {content.target.name!r}, {report.status}"
+        f"{report.verdict and f': {report.verdict}'}\n"
         f"  subjects measured {report.subjects}, standing {report.standing}; "
         f"less exact than asked for {report.capped}; failures {', '.join(failures) or 'none'}\n"
-        f"  noise floor {floor}; runs {report.runs}, left out {', '.join(left_out) or 'none'}\n"
+        f"  noise floor {floor}; runs {report.runs}, contaminated {', '.join(contaminated) or 'none'}\n"
         f"  seconds: {', '.join(spent)}"
     )

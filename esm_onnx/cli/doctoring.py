@@ -15,7 +15,10 @@ from esm_onnx.cli.printing import print_json, print_table
 from esm_onnx.measurement.checkup import Checkup, check_up
 from esm_onnx.measurement.protocol import Protocol
 
+UNUSED = ("paired", "session_size", "attempts")
+"""Options of `profile` that change nothing here: both ways of timing are compared, and no session is judged."""
 LEFT_OUT = (
+    *UNUSED,
     "architectures",
     "store_path",
     "target",
@@ -24,9 +27,8 @@ LEFT_OUT = (
     "space",
     "as_json",
     "folder",
-    "session_size",
 )
-"""Options of `profile` that mean nothing here, or stand here anew."""
+"""Those, and options that mean nothing here or stand here anew."""
 
 
 @click.command(params=[option for option in profile.params if option.name not in LEFT_OUT])
@@ -36,8 +38,7 @@ LEFT_OUT = (
 @json_option()
 def doctor(space: Space, seconds: float, count: int, as_json: bool, **measuring: Any) -> None:
     """Check this machine before a long session: what disturbs it, what error can be reached, how long it will take."""
-    measuring["session_size"] = Protocol().session_size
-    protocol = protocol_of(measuring)
+    protocol = protocol_of(measuring | {name: getattr(Protocol(), name) for name in UNUSED})
     with tempfile.TemporaryDirectory() as folder:
         checkup = check_up(
             space,
@@ -76,4 +77,5 @@ def _percent(share: float | None) -> str:
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    units = (("hours", hours), ("minutes", 60 * hours))
+    return next((f"{count:.1f} {unit}" for unit, count in units if count >= 1), f"{3600 * hours:.1f} seconds")

@@ -134,7 +134,8 @@ def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -
         f"{len(outcome.failures)} failed; store {store}"
     )
     if outcome.weakly_measured:
-        click.echo(f"  {outcome.weakly_measured} of those were measured with less care than is asked for now")
+        weakly = f"{outcome.weakly_measured} of those were measured with less care than is asked for now"
+        click.echo(f"  {weakly}; another --store measures them anew")
     for failure in outcome.failures[:FEW]:
         click.echo(f"  failed ({failure.kind}): {failure.message}")
     if outcome.failures:

@@ -45,7 +45,17 @@ class ShareOrNone(Share):
     name = "share|none"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:  # type: ignore[override]
-        return None if str(value).strip() == "none" else super().convert(value, param, ctx)
+        if str(value).strip() == "none":
+            return None
+        share = super().convert(value, param, ctx)
+        if share >= 1:
+            self.fail(f"{value!r} is too much, expected less than 100%, or none", param, ctx)
+        return share
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 class WritablePath(click.ParamType[Path]):
@@ -61,6 +71,8 @@ class WritablePath(click.ParamType[Path]):
             return path
         if path.exists() and path.is_dir() != self._folder:
             self.fail(f"{path} is a {'file' if self._folder else 'folder'}, expected a {self.name}", param, ctx)
+        if path.is_file() and _is_database(path):
+            self.fail(f"{path} is a store, expected a file that may be replaced", param, ctx)
         there = next(part for part in (path, *path.absolute().parents) if part.is_dir() or part.exists())
         holder = there if there.is_dir() else there.parent
         if not os.access(holder, os.W_OK) or (there != path and not there.is_dir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import REFERENCE, Measurement
 from esm_onnx.measurement.references import choose_calibration, draw_references
-from esm_onnx.measurement.runtime import RuntimeSettings
+from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
 from esm_onnx.measurement.session import as_measurement
 from esm_onnx.measurement.worker import Lost, Worker
 
@@ -40,9 +41,10 @@ class Noise:
         rounds: how often each reference was measured.
         plain_spread, paired_spread: relative standard deviation of the trimmed mean and of the paired latency of one
             reference, pooled over the references, as shares.
-        error: median half-width of the 95 % intervals, as a share.
+        error: median half-width of the 95 % intervals, as a share; None where there were too few runs for one.
         speeds: least and greatest speed of the device, of 1 for the calibration subnet's nominal latency.
-        dropped: share of the runs that were left out for each reason, as `Reason.words`.
+        contaminated: share of the runs that were left out.
+        dropped: share of them that were for each reason, as `Reason.words`; a run may have more than one.
         unknown: measurements that had too few clean runs.
         seconds: mean time of one measurement, export and loading included, in s.
     """
@@ -50,8 +52,9 @@ class Noise:
     rounds: int
     plain_spread: float | None
     paired_spread: float | None
-    error: float
+    error: float | None
     speeds: tuple[float, float]
+    contaminated: float
     dropped: Mapping[str, float]
     unknown: int
     seconds: float
@@ -94,14 +97,17 @@ def check_up(
         WorkError: a reference or the calibration subnet cannot be measured.
     """
     end = clock() + seconds
-    report("watching what else runs")
+    runtime = find_runtime(runtime).name
+    for reference in draw_references(space, protocol):  # a wrong [export] is told before a process is started
+        write_subnet(space, reference, folder, export)
     with Worker(runtime, settings, memory_bytes=protocol.memory_bytes) as worker:
+        report("watching what else runs")
         share, loads = watch_others(sleep, ignore=(os.getpid(), worker.process_id))
         findings = advise(read_machine(), share, loads, settings.threads)
         report("measuring references")
-        measurements = list(_measure(worker, space, folder, export, protocol, lambda: clock() < end))
+        measurements = list(_measure(worker, space, folder, export, protocol, clock, end))
         device = worker.facts["device"]
-    noise = summarise(measurements, protocol.references)
+    noise = summarise(measurements)
     findings += judge_noise(noise, protocol)
     return Checkup(f"{runtime} {device}", tuple(findings), noise)
 
@@ -122,51 +128,54 @@ def _measure(
     folder: Path,
     export: ExportSettings,
     protocol: Protocol,
-    is_time_left: Callable[[], bool],
+    clock: Callable[[], float],
+    end: float,
 ) -> list[Measurement]:
     """Rounds of the references, paired with the calibration subnet; two at least."""
     references = draw_references(space, protocol)
-    subnets = [write_subnet(space, reference, folder, export).path for reference in references]
     architecture = choose_calibration(space)
     beside = write_subnet(space, architecture, folder, export).path
     time_beside = partial(worker.time, warmup=protocol.warmup, deadline_s=protocol.deadline_s, calibration=beside)
-    reply = time_beside(subnets[len(subnets) // 2], runs=CALIBRATION_RUNS)
+    partner = write_subnet(space, references[len(references) // 2], folder, export).path
+    reply = time_beside(partner, runs=CALIBRATION_RUNS)
     if isinstance(reply, Lost):
         raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
     calibration = calibrate(architecture, reply, time.time())
     if calibration is None:
         raise WorkError("every run of the calibration subnet was contaminated: something else computes all the time")
     found: list[Measurement] = []
-    while len(found) < 2 * len(references) or is_time_left():
-        for reference, subnet in zip(references, subnets, strict=True):
-            start = time.monotonic()
+    while len(found) < 2 * len(references) or clock() < end:
+        for reference in references:
+            start = clock()
             reply = time_beside(
-                subnet,
+                write_subnet(space, reference, folder, export).path,
                 runs=protocol.runs,
                 target_error=protocol.target_error,
                 nominal_ns=1e6 * calibration.nominal_ms,
             )
             if isinstance(reply, Lost):
                 raise WorkError(f"a reference cannot be measured ({reply.kind}): {reply.message}")
-            elapsed_s = time.monotonic() - start
+            elapsed_s = clock() - start
             found.append(as_measurement(reference, REFERENCE, reply, calibration, time.time(), elapsed_s))
     return found
 
 
-def summarise(measurements: list[Measurement], references: int) -> Noise:
+def summarise(measurements: list[Measurement]) -> Noise:
     """The noise that measurements of references show."""
     known = [measurement for measurement in measurements if measurement.is_known]
     runs = sum(len(measurement.runs_ms) for measurement in measurements)
     dropped: Counter[str] = Counter()
     for measurement in measurements:
         dropped.update({reason.words: count for reason, count in measurement.reasons.items()})
+    error = median(measurement.error for measurement in measurements)
     speeds = [measurement.speed for measurement in measurements]
     return Noise(
-        rounds=len(measurements) // references,
+        rounds=len(measurements) // len({measurement.architecture for measurement in measurements}),
         plain_spread=noise_floor([m.plain() for m in measurements]),
         paired_spread=noise_floor(known),
-        error=median(measurement.error for measurement in measurements),
+        error=error if math.isfinite(error) else None,
         speeds=(min(speeds), max(speeds)),
+        contaminated=sum(bits != 0 for measurement in measurements for bits in measurement.dropped) / runs,
         dropped={reason: count / runs for reason, count in dropped.most_common()},
         unknown=len(measurements) - len(known),
         seconds=sum(measurement.elapsed_s for measurement in measurements) / len(measurements),
@@ -192,12 +201,11 @@ def judge_noise(noise: Noise, protocol: Protocol) -> list[Advice]:
     else:
         found.append(Advice("ok", "noise", f"repeated measurements agree within {100 * noise.paired_spread:.1f} %"))
     if noise.plain_spread is not None and noise.plain_spread > protocol.tolerance:
-        finding = f"plain timing scatters by {100 * noise.plain_spread:.1f} %, the paper tolerates {tolerance}"
+        finding = f"plain timing scatters by {100 * noise.plain_spread:.1f} %, tolerated is {tolerance}"
         found.append(
             Advice("note", "plain timing", finding, "Stay with paired timing; --preset paper would fail here.")
         )
-    contaminated = sum(noise.dropped.values())
-    if contaminated > MANY_DROPPED:
+    if noise.contaminated > MANY_DROPPED:
         reasons = ", ".join(f"{reason} {100 * share:.0f} %" for reason, share in noise.dropped.items())
         found.append(Advice("note", "contaminated runs", reasons, "They are left out; it costs time."))
     return found

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from enum import IntFlag
 from pathlib import Path
 
+from esm_onnx.measurement.nvml import Gpu
+
 REFRESH_NS = 10_000_000
 """How old the slow readings may be: steal is counted in ticks of 10 ms, so more often tells no more."""
 REFRESH_SHARE = 0.02
@@ -108,15 +110,21 @@ class HostCounters:
     Args:
         one_thread: the calling thread alone computes, so that its CPU time tells whether it had the processor.
         root: folder that holds `proc` and `sys`.
+        gpu: the GPU that computes, if one does: then its clock and throttling count in place of the processor's.
         clock: gives ns.
     """
 
     def __init__(
-        self, *, one_thread: bool, root: Path = Path("/"), clock: Callable[[], int] = time.perf_counter_ns
+        self,
+        *,
+        one_thread: bool,
+        root: Path = Path("/"),
+        gpu: Gpu | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF) if one_thread else resource.RUSAGE_SELF
         self._one_thread, self._clock = one_thread, clock
-        self._root = root
+        self._root, self._gpu = root, gpu
         cores = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
         self._names = {f"cpu{core}" for core in cores}
         cpu = root / "sys/devices/system/cpu"
@@ -138,14 +146,19 @@ class HostCounters:
 
     def _refresh(self) -> None:
         start = self._clock()
-        frequencies = [value for path in self._frequencies if (value := _number(path)) is not None]
-        self._slow = Counters(
-            stolen=_stolen(self._root / "proc/stat", self._names),
-            throttlings=sum(_number(path) or 0 for path in self._throttlings),
-            throttled=bool((_number(self._throttled, 16) or 0) & PI_THROTTLED_NOW),
-            frequency=max(frequencies, default=None),
-            reading=self._slow.reading + 1,
-        )
+        stolen, reading = _stolen(self._root / "proc/stat", self._names), self._slow.reading + 1
+        if self._gpu is not None:
+            throttled, frequency = self._gpu.is_throttled(), self._gpu.clock_mhz()
+            self._slow = Counters(stolen=stolen, throttled=throttled, frequency=frequency, reading=reading)
+        else:
+            frequencies = [value for path in self._frequencies if (value := _number(path)) is not None]
+            self._slow = Counters(
+                stolen=stolen,
+                throttlings=sum(_number(path) or 0 for path in self._throttlings),
+                throttled=bool((_number(self._throttled, 16) or 0) & PI_THROTTLED_NOW),
+                frequency=max(frequencies, default=None),
+                reading=reading,
+            )
         end = self._clock()
         self._next_ns = end + max(REFRESH_NS, round((end - start) / REFRESH_SHARE))
 

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.conditions import Counters, HostCounters
+from esm_onnx.measurement.nvml import find_gpu
 from esm_onnx.measurement.target import Fact
 
 GROUP = "esm_onnx.runtimes"
@@ -48,6 +49,8 @@ class Runtime(ABC):
     """Software that executes ONNX on one device."""
 
     name: ClassVar[str]
+    gpu_index: int | None = None
+    """Number, in NVML's order, of the NVIDIA GPU that computes; None where none does."""
     _host: HostCounters | None = None
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
 
@@ -77,11 +80,13 @@ class Runtime(ABC):
     def counters(self) -> Counters:
         """What the system has counted so far: how the core knows a contaminated run.
 
-        Those of this machine. A device that has its own (a GPU's reasons for throttling) replaces what differs, and a
-        runtime whose runs do not compute in the calling thread leaves out `cpu_ns`.
+        Those of this machine, and of the GPU that `gpu_index` names: the calling thread then only waits for it, so its
+        CPU time means nothing.
         """
         if self._host is None:
-            self._host = HostCounters(one_thread=self.settings.threads == 1)
+            on_cpu = self.gpu_index is None
+            gpu = find_gpu(self.gpu_index)
+            self._host = HostCounters(one_thread=on_cpu and self.settings.threads == 1, gpu=gpu)
         return self._host()
 
 

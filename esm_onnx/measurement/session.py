@@ -7,11 +7,10 @@ references; one that cannot be continued, because other options are asked for no
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from esm_onnx.measurement.quality import Quality, judge, level_of
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
 from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
+from esm_onnx.measurement.scratch import scratch
 from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.timing import Timing
@@ -105,14 +105,16 @@ class Profiler:
         self._report, self._clock = report, clock
         self._started = clock()
         self._retry_failed = retry_failed
-        self._subnet_name = f"subnet-{secrets.token_hex(8)}.onnx"  # others may profile in the same folder
         self.references = draw_references(space, self.protocol)
-        with suppress(ExportError):  # a wrong [export] is told before a process is started or a session opened
-            self._write(self.references[0], self._subnet_name).path.unlink()
-        runtime = find_runtime(runtime).name
-        self.worker = Worker(runtime, self.settings, memory_bytes=self.protocol.memory_bytes)
-        facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts}
-        self.target = Target(name or f"{runtime} {facts['device']}", facts)
+        with ExitStack() as kept:
+            self._scratch = kept.enter_context(scratch(folder))
+            with suppress(ExportError):  # a wrong [export] is told before a process is started or a session opened
+                self._write(self.references[0], "subnet")
+            runtime = find_runtime(runtime).name
+            self.worker = kept.enter_context(Worker(runtime, self.settings, memory_bytes=self.protocol.memory_bytes))
+            facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts}
+            self.target = Target(name or f"{runtime} {facts['device']}", facts)
+            self._kept = kept.pop_all()
         self._calibration: Calibration | None = None
         self._calibration_subnet: Path | None = None
 
@@ -120,9 +122,7 @@ class Profiler:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.worker.close()
-        if self._calibration_subnet is not None:
-            self._calibration_subnet.unlink(missing_ok=True)
+        self._kept.close()
 
     def profile(self, architectures: Iterable[Architecture], *, enough: Callable[[], bool] = lambda: False) -> Outcome:
         """Measures what the store does not hold yet.
@@ -235,7 +235,8 @@ class Profiler:
                 self._close(session, Protocol.from_json(provenance["protocol"]))
 
     def _judge(self, session: int, protocol: Protocol) -> Quality:
-        known = level_of(self.store.measurements(self.space, self.target, role=REFERENCE))
+        accepted = self.store.measurements(self.space, self.target, role=REFERENCE)
+        known = level_of(record for record in accepted if record.pairing is not None)  # plain ones have another level
         return judge(list(self.store.measurements(self.space, session=session)), protocol, known)
 
     def _round(self, session: int, progress: Progress, *, tell: bool = True) -> None:
@@ -255,16 +256,16 @@ class Profiler:
     def _calibrate(self) -> None:
         """Makes the calibration subnet, and establishes its nominal latency where the store does not know it yet."""
         architecture = choose_calibration(self.space)
-        subnet = self._write(architecture, f"calibration-{secrets.token_hex(8)}.onnx")
+        subnet = self._write(architecture, "calibration")
         self._calibration_subnet = subnet.path
         self._calibration = self.store.calibration(self.space, self.target)
-        if self._calibration is None:
+        if self._calibration is None or self._calibration.architecture != architecture:
             self._calibration = self._establish(architecture, subnet.path)
             self.store.set_calibration(self.space, self.target, self._calibration)
 
     def _establish(self, architecture: Architecture, subnet: Path) -> Calibration:
         """The nominal latency of the calibration subnet, timed beside a reference."""
-        partner = self._write(self.references[len(self.references) // 2], self._subnet_name)
+        partner = self._write(self.references[len(self.references) // 2], "subnet")
         try:
             for _ in range(self.protocol.attempts):
                 started_at = self._clock()
@@ -288,7 +289,7 @@ class Profiler:
         )
 
     def _write(self, architecture: Architecture, name: str) -> Subnet:
-        return write_subnet(self.space, architecture, self.folder, self.export, name=name)
+        return write_subnet(self.space, architecture, self.folder, self.export, name=f"{name}-{self._scratch}.onnx")
 
     def _measure_well(self, session: int, architecture: Architecture, role: str) -> Measurement | Failure:
         """Measures, and again at once where too few runs were clean or they disagree; every record is kept."""
@@ -302,7 +303,7 @@ class Profiler:
     def _measure(self, architecture: Architecture, role: str) -> Measurement | Failure:
         started_at = self._clock()
         try:
-            subnet = self._write(architecture, self._subnet_name)
+            subnet = self._write(architecture, "subnet")
         except ExportError as error:
             return Failure(architecture, "export", str(error), started_at)
         protocol, calibration = self.protocol, self._calibration

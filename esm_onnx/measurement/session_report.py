@@ -10,7 +10,7 @@ from typing import Any
 from esm_onnx.architectures import Space
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import REFERENCE, Measurement
-from esm_onnx.measurement.store import Store
+from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
 
 
@@ -23,7 +23,7 @@ class ReferencePoint:
         reference: number of the reference, from 1.
         latency_ms, trimmed_ms: the statistic that is believed, and the trimmed mean of all runs, in ms.
         speed: the device's, of 1 for the calibration subnet's nominal latency.
-        stands: whether its round is good.
+        stands: whether its round is good, and the session accepted.
     """
 
     at_s: float
@@ -44,7 +44,8 @@ class SessionReport:
         capped: measurements whose interval was still wider than the target error when the last run was done.
         noise_floor: relative standard deviation of the references that stand, as a share; None where unknown.
         runs: number of timed runs of subjects and references.
-        dropped: how many of them were left out, by reason; a run may have more than one.
+        dropped: how many of them were contaminated, by reason; a run may have more than one. Paired timing leaves them
+            out, plain timing does not.
         spent_s: seconds by purpose: timed runs of subjects and of references, runs of the calibration subnet, and the
             rest: export, loading, untimed runs.
         failures: number of failures by kind.
@@ -72,9 +73,10 @@ def report_sessions(store: Store, space: Space, target: Target) -> Iterator[Sess
     """The report of each session of a space on a target, oldest first."""
     for number, status, provenance, verdict in store.sessions(space, target):
         records = list(store.measurements(space, session=number))
+        standing = store.standing(number) if status == ACCEPTED else [False] * len(records)
         failures = Counter(failure.kind for failure in store.failures(space, target, session=number))
         target_error = provenance.get("protocol", {}).get("target_error")
-        yield _report(number, status, verdict, records, store.standing(number), failures, target_error)
+        yield _report(number, status, verdict, records, standing, failures, target_error)
 
 
 def _report(

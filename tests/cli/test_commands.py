@@ -3,74 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from cli.calls import TINY_TOML, Run, error_of, lines
 
 from esm_onnx.architectures import find_space
 from esm_onnx.measurement.store import Store
 from esm_onnx.testing import TINY_TABLE
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-TINY_TOML = """
-name = "tiny"
-units = 2
-depth = [1, 2, 3, 4]
-[block]
-kernel = [3, 5]
-expansion = ["1/2", 1]
-[export]
-writer = "mobilenetv3"
-widths = [8, 16]
-ratio = 4
-stem = 8
-head = [32, 32]
-classes = 10
-resolution = 32
-"""
 QUICK = ["--runs", "10", "--warmup", "1", "--references", "2"]
 
 
-@pytest.fixture
-def esm(tmp_path: Path) -> Run:
-    """Runs `esm-onnx` in a folder of its own with a cache of its own."""
-
-    def run(*arguments: object, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", "from esm_onnx.cli import main; main()", *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
-            input=stdin,
-            capture_output=True,
-            text=True,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return done
-
-    (tmp_path / "tiny.toml").write_text(TINY_TOML)
-    return run
-
-
-def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of the error."""
-    (line,) = [line for line in done.stderr.splitlines() if line.lower().startswith("error: ")]
-    return line
-
-
-def test_the_toml_above_is_the_tiny_space(tmp_path: Path) -> None:
+def test_the_toml_of_these_tests_is_the_tiny_space(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_TOML)
     assert find_space(str(tmp_path / "tiny.toml")).table(export=True)["export"] == TINY_TABLE["export"]
 
@@ -122,7 +70,7 @@ def test_the_line_from_sampling_to_prediction(esm: Run, tmp_path: Path) -> None:
 
 def test_profile_really_runs_on_this_cpu(esm: Run, tmp_path: Path) -> None:
     esm("sample", "--space", "tiny.toml", "--count", 3, "--out", "a.jsonl")
-    asked = ["--space", "tiny.toml", "--architectures", "a.jsonl", "--tolerance", "900%", *QUICK]
+    asked = ["--space", "tiny.toml", "--architectures", "a.jsonl", "--plain", "--tolerance", "900%", *QUICK]
     outcome = json.loads(esm("profile", "--runtime", "cpu", "--json", *asked).stdout)
     assert outcome["measured"] == 3
     assert outcome["facts"]["onnxruntime"] == onnxruntime.__version__
@@ -156,30 +104,27 @@ def test_build_reaches_its_threshold(esm: Run, tmp_path: Path) -> None:
     onnxruntime.InferenceSession(tmp_path / "p.onnx")
 
 
-def test_build_ends_with_3_and_its_best_predictor_when_the_budget_is_spent(esm: Run, tmp_path: Path) -> None:
-    done = esm(*BUILD, *LOOP, "--threshold", "99.99%", "--max-measurements", 60, "--json", code=3)
-    built = json.loads(done.stdout)
-    assert built["reached"] is False
-    assert [turn["measurements"] for turn in built["rounds"]][-1] == 60
-    assert "--max-measurements" in error_of(done)
-    best = max(built["rounds"], key=lambda turn: min(part["accuracy"] for part in turn["bins"]))
-    assert built["bins"] == best["bins"]
-    onnxruntime.InferenceSession(tmp_path / "p.onnx")
-
-
-def test_build_goes_on_where_it_was(esm: Run, tmp_path: Path) -> None:
+def test_build_ends_with_3_when_the_budget_is_spent_and_goes_on_where_it_was(esm: Run, tmp_path: Path) -> None:
     short = [*BUILD, *LOOP, "--threshold", "99.99%", "--json", "--max-measurements"]
-    first = json.loads(esm(*short, 60, code=3).stdout)
+    done = esm(*short, 50, code=3)
+    first = json.loads(done.stdout)
+    assert first["reached"] is False
+    assert [turn["measurements"] for turn in first["rounds"]] == [45, 50]
+    assert "--max-measurements" in error_of(done)
+    best = max(first["rounds"], key=lambda turn: min(part["accuracy"] for part in turn["bins"]))
+    assert first["bins"] == best["bins"]
+    onnxruntime.InferenceSession(tmp_path / "p.onnx")
     with Store(tmp_path / "esm.db") as store:
         before = store.contents()[0].measurements
-    second = json.loads(esm(*short, 80, code=3).stdout)
+
+    second = json.loads(esm(*short, 55, code=3).stdout)
     with Store(tmp_path / "esm.db") as store:
         after = store.contents()[0].measurements
-    assert (before, after) == (60, 80)
+    assert (before, after) == (50, 55)
     same = [[{k: turn[k] for k in ("rows", "below", "overall")} for turn in both["rounds"]] for both in (first, second)]
-    # the same rounds again, from the store, and then more; the budget had cut the first command's last round short
-    assert same[1][: len(same[0]) - 1] == same[0][:-1]
-    assert len(same[1]) > len(same[0])
+    # the same round again, from the store, and then more; the budget had cut the first command's last round short
+    assert same[1][0] == same[0][0]
+    assert [[turn["rows"] for turn in both] for both in same] == [[30, 35], [30, 40]]
 
 
 def test_lists(esm: Run) -> None:
@@ -193,11 +138,17 @@ def test_lists(esm: Run) -> None:
     assert "ort-cpu" in esm("runtimes").stdout
 
 
-def test_a_preset_sets_defaults_that_options_override(esm: Run) -> None:
-    for preset, more, rows in ((["--preset", "paper"], [], 300), (["--preset", "paper"], ["--initial", 20], 20)):
-        arguments = [*BUILD, *preset, *more, "--space", "mobilenetv3", "--threshold", "0.01", "--evaluation", 10]
-        built = json.loads(esm(*arguments, "--runs", 2, "--out", "p.onnx", "--json").stdout)
-        assert built["rounds"][0]["rows"] == rows
+def test_a_preset_sets_defaults_that_options_override(esm: Run, tmp_path: Path) -> None:
+    rare = ["--initial", 20, "--evaluation", 10, "--threshold", "0.01", "--runs", 12]
+    done = esm(
+        "build", "--space", "tiny.toml", "--runtime", "dry", "--preset", "paper", *rare, "--out", "p.onnx", "--json"
+    )
+    assert json.loads(done.stdout)["rounds"][0]["rows"] == 20
+    with Store(tmp_path / "esm.db") as store:
+        (content,) = store.contents()
+        ((_, _, provenance, _),) = store.sessions(content.space, content.target)
+    protocol = provenance["protocol"]
+    assert (protocol["paired"], protocol["target_error"], protocol["runs"]) == (False, None, 12)
 
 
 def test_without_torch_training_says_what_to_install_and_the_rest_works(esm: Run, tmp_path: Path) -> None:
@@ -228,6 +179,7 @@ def test_misuse_is_one_line_and_told_before_any_work(esm: Run, tmp_path: Path) -
     assert not (tmp_path / "esm.db").exists()
 
 
+GOOD_ARCHITECTURE = '{"space": "tiny", "units": [[{"kernel": 3, "expansion": 1}], [{"kernel": 3, "expansion": 1}]]}'
 BAD_ARCHITECTURES = {
     "torn": ('{"space": "tiny", "uni', "a.jsonl:2: not JSON"),
     "another space": ('{"space": "resnet", "units": []}', "a.jsonl:2: .*'resnet', expected 'tiny'"),
@@ -250,8 +202,7 @@ BAD_ARCHITECTURES = {
 @pytest.mark.parametrize("command", ["genome", "export", "profile"])
 def test_bad_architectures_are_named(esm: Run, tmp_path: Path, command: str, case: str) -> None:
     bad, message = BAD_ARCHITECTURES[case]
-    good = esm("sample", "--space", "tiny.toml", "--count", 1).stdout
-    (tmp_path / "a.jsonl").write_text(good + bad + "\n")
+    (tmp_path / "a.jsonl").write_text(f"{GOOD_ARCHITECTURE}\n{bad}\n")
     arguments = {
         "genome": ["genome", "--space", "tiny.toml", "a.jsonl"],
         "export": ["export", "--space", "tiny.toml", "--architectures", "a.jsonl", "--out", "subnets"],

@@ -177,6 +177,19 @@ def test_the_nominal_latency_is_established_once_for_a_target(
     assert {record.pairing and record.pairing.nominal_ms for record in records} == {first.nominal_ms}
 
 
+def test_what_was_measured_plainly_does_not_set_the_level_of_paired_references(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    plain_then_paired = (replace(PLAIN, attempts=9), QUICK)
+    for protocol, asked in zip(plain_then_paired, (eight[:3], eight), strict=True):
+        settling = {"settings": RuntimeSettings(device="halves"), "protocol": protocol}
+        with profiler(tiny, store, tmp_path / "s", "faulty", **settling) as measuring:
+            measuring.profile(asked)
+            sessions = [status for _, status, _, _ in store.sessions(tiny, measuring.target)]
+    assert sessions == ["rejected", "accepted", "accepted"]  # the first load is a reference in the plain one
+
+
 def test_both_statistics_of_a_paired_measurement_are_near_on_a_calm_device(
     tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path
 ) -> None:
