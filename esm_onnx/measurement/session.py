@@ -26,6 +26,7 @@ from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure
 from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
 from esm_onnx.measurement.scratch import scratch
+from esm_onnx.measurement.session_report import remarks
 from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.timing import Timing
@@ -211,7 +212,9 @@ class Profiler:
         self._round(session, told(done, failed), tell=False)
         quality, status = self._close(session, self.protocol)
         left = len(self._todo(asked))
-        self._report(told(len(asked) - left, failed, f"session {session} {status}: {quality}"))
+        records = list(self.store.measurements(self.space, session=session))
+        message = "; ".join([f"session {session} {status}: {quality}", *remarks(records, self.protocol)])
+        self._report(told(len(asked) - left, failed, message))
         return quality
 
     def _close(self, session: int, protocol: Protocol) -> tuple[Quality, str]:

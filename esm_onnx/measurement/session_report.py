@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from esm_onnx.architectures import Space
+from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import REFERENCE, Measurement
 from esm_onnx.measurement.store import ACCEPTED, Store
@@ -67,6 +68,28 @@ class SessionReport:
     def as_json(self) -> dict[str, Any]:
         """The report as JSON data."""
         return asdict(self)
+
+
+MANY_CONTAMINATED = 0.2
+"""Share of contaminated runs that is worth a word: as many as trimming drops at one end."""
+
+
+def remarks(records: Sequence[Measurement], protocol: Protocol) -> list[str]:
+    """What a user should hear of the records of a session, as pyperf warns of an unstable benchmark; often nothing."""
+    found = []
+    wanted = protocol.target_error
+    inexact = 0 if wanted is None else sum(record.error > wanted for record in records)
+    if wanted is not None and inexact:
+        found.append(
+            f"{inexact} of {len(records)} measurements not known within {100 * wanted:g} % after {protocol.runs} runs"
+        )
+    runs = sum(len(record.runs_ms) for record in records)
+    contaminated = sum(bool(bits) for record in records for bits in record.dropped)
+    if contaminated > MANY_CONTAMINATED * runs:
+        found.append(
+            f"{100 * contaminated / runs:.0f} % of the runs contaminated: `esm-onnx doctor` tells by what"
+        )
+    return found
 
 
 def report_sessions(store: Store, space: Space, target: Target) -> Iterator[SessionReport]:

@@ -127,15 +127,17 @@ def test_build_ends_with_3_when_the_budget_is_spent_and_goes_on_where_it_was(esm
     assert [[turn["rows"] for turn in both] for both in same] == [[30, 35], [30, 40]]
 
 
-def test_lists(esm: Run) -> None:
-    assert {space["name"] for space in json.loads(esm("spaces", "--json").stdout)} == {
+def test_lists(esm_process: Run) -> None:
+    assert {space["name"] for space in json.loads(esm_process("spaces", "--json").stdout)} == {
         "resnet",
         "mobilenetv3",
         "densenet",
     }
-    assert "8.38e+26" in esm("spaces").stdout
-    assert {"name": "ort-cpu", "aliases": ["cpu"], "problem": None} in json.loads(esm("runtimes", "--json").stdout)
-    assert "ort-cpu" in esm("runtimes").stdout
+    assert "8.38e+26" in esm_process("spaces").stdout
+    assert {"name": "ort-cpu", "aliases": ["cpu"], "problem": None} in json.loads(
+        esm_process("runtimes", "--json").stdout
+    )
+    assert "ort-cpu" in esm_process("runtimes").stdout
 
 
 def test_a_preset_sets_defaults_that_options_override(esm: Run, tmp_path: Path) -> None:
@@ -151,12 +153,12 @@ def test_a_preset_sets_defaults_that_options_override(esm: Run, tmp_path: Path) 
     assert (protocol["paired"], protocol["target_error"], protocol["runs"]) == (False, None, 12)
 
 
-def test_without_torch_training_says_what_to_install_and_the_rest_works(esm: Run, tmp_path: Path) -> None:
+def test_without_torch_training_says_what_to_install_and_the_rest_works(esm_process: Run, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")  # hides the real one
-    esm("sample", "--space", "tiny.toml", "--count", 30, "--out", "a.jsonl")
-    esm("profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", *QUICK)
+    esm_process("sample", "--space", "tiny.toml", "--count", 30, "--out", "a.jsonl")
+    esm_process("profile", "--space", "tiny.toml", "--runtime", "dry", "--architectures", "a.jsonl", *QUICK)
     for command in (["train", "--out", "p.onnx"], [*BUILD, "--out", "p.onnx"]):
-        assert "pip install 'esm-onnx[train]'" in error_of(esm(*command, code=2))
+        assert "pip install 'esm-onnx[train]'" in error_of(esm_process(*command, code=2))
 
 
 def test_misuse_is_one_line_and_told_before_any_work(esm: Run, tmp_path: Path) -> None:
