@@ -200,6 +200,10 @@ def judge_noise(noise: Noise, protocol: Protocol) -> list[Advice]:
         )
     else:
         found.append(Advice("ok", "noise", f"repeated measurements agree within {100 * noise.paired_spread:.1f} %"))
+    wanted = protocol.target_error
+    if noise.error is not None and wanted is not None and noise.error > wanted:
+        finding = f"half of the measurements are not known within {100 * wanted:g} % after {protocol.runs} runs"
+        found.append(Advice("note", "exactness", finding, "Ask for less with --target-error, or allow more --runs."))
     if noise.plain_spread is not None and noise.plain_spread > protocol.tolerance:
         finding = f"plain timing scatters by {100 * noise.plain_spread:.1f} %, tolerated is {tolerance}"
         found.append(

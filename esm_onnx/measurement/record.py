@@ -14,7 +14,7 @@ from esm_onnx.measurement.estimate import Values, relative_error, trimmed_mean
 from esm_onnx.measurement.timing import LEAST_BLOCKS
 
 LEAST_CLEAN = 10
-"""Clean runs that make a measurement, or all where it has fewer: the interval of fewer says little."""
+"""Clean runs that make a measurement, or half of the runs where that is fewer: an interval of fewer says little."""
 
 SUBJECT, REFERENCE = "subject", "reference"
 
@@ -129,7 +129,7 @@ class Measurement:
             blocks = np.asarray(self.pairing.calibration_ms)
             if len(np.unique(blocks[mask])) < min(LEAST_BLOCKS, len(np.unique(blocks))):
                 return False
-        return int(mask.sum()) >= min(LEAST_CLEAN, len(mask))
+        return int(mask.sum()) >= min(LEAST_CLEAN, -(-len(mask) // 2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ def test_three_runs_have_no_interval(eight: list[Architecture]) -> None:
             "contaminated runs",
             "stolen 21 %",
         ),
+        ({"error": 0.0201}, "note", "exactness", "not known within 2 % after"),
     ],
 )
 def test_each_advice_fires_where_it_should(change: dict[str, Any], severity: str, topic: str, words: str) -> None:
@@ -154,6 +155,8 @@ def test_each_advice_fires_where_it_should(change: dict[str, Any], severity: str
 @pytest.mark.parametrize(
     "change",
     [
+        {"error": 0.0199},
+        {"error": None},
         {"plain_spread": 0.029},
         {"plain_spread": None},
         {"contaminated": 0.19, "dropped": {"preempted": 0.19, "waiting": 0.19}},  # the same runs twice

@@ -16,7 +16,7 @@ from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement, Pairing
 from esm_onnx.measurement.runtime import RuntimeSettings
 from esm_onnx.measurement.session import Profiler
-from esm_onnx.measurement.session_report import SessionReport, report_sessions
+from esm_onnx.measurement.session_report import SessionReport, remarks, report_sessions
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
 
@@ -164,3 +164,13 @@ def test_a_rejected_session_is_reported_too(
 
 def test_a_store_without_sessions_has_no_report(tiny: Space, target: Target, store: Store) -> None:
     assert list(report_sessions(store, tiny, target)) == []
+
+
+def test_remarks_tell_what_is_inexact_or_contaminated_and_are_silent_otherwise(eight: list[Architecture]) -> None:
+    calm, disturbed = record(eight[0], SUBJECT, 10.0, 0.0), record(eight[1], SUBJECT, 10.0, 0.0, HALF)
+    assert remarks([calm] * 4, Protocol()) == []
+    assert remarks([calm, disturbed], Protocol()) == ["25 % of the runs contaminated: `esm-onnx doctor` tells by what"]
+    assert remarks([calm] * 4 + [disturbed], Protocol()) == []
+    inexact = remarks([calm] * 4, Protocol(target_error=0.001, runs=20))
+    assert inexact == ["4 of 4 measurements not known within 0.1 % after 20 runs"]
+    assert remarks([calm] * 4, PAPER) == []
