@@ -246,6 +246,8 @@ class Profiler:
         """Measures every reference, and tells at once when they have moved."""
         for reference in self.references:
             record = self._measure_well(session, reference, REFERENCE)
+            if isinstance(record, Failure):  # once may be an accident, a process killed from outside
+                record = self._measure_well(session, reference, REFERENCE)
             if isinstance(record, Failure):
                 raise WorkError(
                     f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"

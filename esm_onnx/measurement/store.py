@@ -290,13 +290,25 @@ class Store:
 
     def _prepare(self) -> None:
         if self._version() != SCHEMA:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead()
             with self._writing():
                 version = self._version()  # another process may have been faster
                 if version != SCHEMA:
                     (migrate if version else make_tables)(self._db)
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _log_ahead(self) -> None:
+        """Turns on the write-ahead log; SQLite does not wait here when another process does the same at once."""
+        until = time.monotonic() + WAIT_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def _version(self) -> int:
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]

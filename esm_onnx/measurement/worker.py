@@ -123,6 +123,8 @@ class Worker:
 
     def _ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:
         """The reply to a job. A process that failed is ended: device, memory or threads may be in disorder."""
+        if self._process is not None and self._process.poll() is not None:
+            self._stop()  # it was killed while it had nothing to do: no fault of this subnet
         if self._process is None:
             self._start()
         self._job += 1

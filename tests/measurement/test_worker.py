@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,3 +88,12 @@ def test_a_hanging_worker_dies_with_its_parent(subnet: Path, tmp_path: Path, mon
 def test_too_little_memory_for_any_runtime_is_refused(memory_bytes: int) -> None:
     with pytest.raises(InputError, match=f"memory is {memory_bytes} bytes, expected at least"):
         Worker("dry", RuntimeSettings(), memory_bytes=memory_bytes)
+
+
+def test_a_worker_that_was_killed_while_idle_is_replaced_and_the_next_job_knows_nothing_of_it(subnet: Path) -> None:
+    with Worker("dry", RuntimeSettings()) as worker:
+        first = worker.process_id
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        assert isinstance(worker.time(subnet, runs=5, warmup=1, deadline_s=60), Timing)
+        assert worker.process_id != first
