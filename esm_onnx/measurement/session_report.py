@@ -86,9 +86,7 @@ def remarks(records: Sequence[Measurement], protocol: Protocol) -> list[str]:
     runs = sum(len(record.runs_ms) for record in records)
     contaminated = sum(bool(bits) for record in records for bits in record.dropped)
     if contaminated > MANY_CONTAMINATED * runs:
-        found.append(
-            f"{100 * contaminated / runs:.0f} % of the runs contaminated: `esm-onnx doctor` tells by what"
-        )
+        found.append(f"{100 * contaminated / runs:.0f} % of the runs contaminated: `esm-onnx doctor` tells by what")
     return found
 
 
