@@ -298,7 +298,7 @@ class TestExchange:
             ({"latency": 3}, "unknown field 'latency'"),
             ({"runs_ms": []}, "runs_ms is"),
             ({"runs_ms": [5.5], "dropped": [0, 0]}, "dropped has 2 values, expected 1"),
-            ({"runs_ms": [5.5], "dropped": [128]}, "dropped has 128, expected the bits of reasons, 0 to 127"),
+            ({"runs_ms": [5.5], "dropped": [256]}, "dropped has 256, expected the bits of reasons, 0 to 255"),
             ({"runs_ms": [5.5], "dropped": [True]}, "dropped has True"),
             ({"runs_ms": [5.5], "dropped": 0}, "dropped is 0"),
             ({"runs_ms": [5.5], "calibration_ms": [1.0]}, "nominal_ms is None"),
