@@ -16,7 +16,7 @@ from typing import Any
 from esm_onnx.architectures import Space
 from esm_onnx.errors import WorkError
 from esm_onnx.export import ExportSettings, write_subnet
-from esm_onnx.measurement.calibration import CALIBRATION_RUNS, calibrate
+from esm_onnx.measurement.calibration import establish
 from esm_onnx.measurement.doctor import Advice, advise
 from esm_onnx.measurement.machine import ProcessLoad, Share, busiest, read_machine, read_processes, read_usage
 from esm_onnx.measurement.protocol import Protocol
@@ -136,13 +136,8 @@ def _measure(
     architecture = choose_calibration(space)
     beside = write_subnet(space, architecture, folder, export).path
     time_beside = partial(worker.time, warmup=protocol.warmup, deadline_s=protocol.deadline_s, calibration=beside)
-    partner = write_subnet(space, references[len(references) // 2], folder, export).path
-    reply = time_beside(partner, runs=CALIBRATION_RUNS)
-    if isinstance(reply, Lost):
-        raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
-    calibration = calibrate(architecture, reply, time.time())
-    if calibration is None:
-        raise WorkError("every run of the calibration subnet was contaminated: something else computes all the time")
+    subnets = [write_subnet(space, reference, folder, export).path for reference in references]
+    calibration = establish(worker, architecture, beside, subnets, protocol, time.time())
     found: list[Measurement] = []
     while len(found) < 2 * len(references) or clock() < end:
         for reference in references:

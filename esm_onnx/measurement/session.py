@@ -19,7 +19,7 @@ from random import Random
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
 from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
-from esm_onnx.measurement.calibration import CALIBRATION_RUNS, calibrate
+from esm_onnx.measurement.calibration import establish
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import Quality, judge, level_of
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
@@ -265,33 +265,11 @@ class Profiler:
         self._calibration_subnet = subnet.path
         self._calibration = self.store.calibration(self.space, self.target)
         if self._calibration is None or self._calibration.architecture != architecture:
-            self._calibration = self._establish(architecture, subnet.path)
+            beside = [self._write(reference, f"beside-{i}").path for i, reference in enumerate(self.references)]
+            self._calibration = establish(self.worker, architecture, subnet.path, beside, self.protocol, self._clock())
+            for path in beside:
+                path.unlink()
             self.store.set_calibration(self.space, self.target, self._calibration)
-
-    def _establish(self, architecture: Architecture, subnet: Path) -> Calibration:
-        """The nominal latency of the calibration subnet, timed beside a reference."""
-        partner = self._write(self.references[len(self.references) // 2], "subnet")
-        try:
-            for _ in range(self.protocol.attempts):
-                started_at = self._clock()
-                reply = self.worker.time(
-                    partner.path,
-                    runs=CALIBRATION_RUNS,
-                    warmup=self.protocol.warmup,
-                    deadline_s=self.protocol.deadline_s,
-                    calibration=subnet,
-                )
-                if isinstance(reply, Lost):
-                    raise WorkError(f"the calibration subnet cannot be measured ({reply.kind}): {reply.message}")
-                found = calibrate(architecture, reply, started_at)
-                if found is not None:
-                    return found
-        finally:
-            partner.path.unlink(missing_ok=True)
-        raise WorkError(
-            f"every run of the calibration subnet was contaminated, {self.protocol.attempts} times over: something "
-            "else computes on this device; `esm-onnx doctor` tells what, and --plain measures nevertheless"
-        )
 
     def _write(self, architecture: Architecture, name: str) -> Subnet:
         return write_subnet(self.space, architecture, self.folder, self.export, name=f"{name}-{self._scratch}.onnx")

@@ -207,7 +207,7 @@ def test_a_calibration_is_the_latency_of_a_device_that_little_slows_down(bench: 
     for seed in range(10):
         runtime = find_runtime("dry")(RuntimeSettings(device=slow, seed=seed))
         timing = bench.time(runtime, bench.subnets[0], None, CALIBRATION_RUNS)
-        found = calibrate(bench.calibration.architecture, timing, 0.0)
+        found = calibrate(bench.calibration.architecture, [timing], 0.0)
         assert found is not None
         disturbance = DRY.DEVICES[slow].disturbance
         slowest = (1 + disturbance.levels) * (1 + disturbance.ramp)
@@ -222,7 +222,7 @@ def test_latencies_share_the_error_of_the_nominal_latency_and_have_no_other(benc
     slow = slower("shared", 100)
     runtime = find_runtime("dry")(RuntimeSettings(device=slow, seed=3))
     timing = bench.time(runtime, bench.subnets[0], None, CALIBRATION_RUNS)
-    found = calibrate(bench.calibration.architecture, timing, 0.0)
+    found = calibrate(bench.calibration.architecture, [timing], 0.0)
     assert found is not None
     measured = [(subnet, bench.measure(runtime, subnet, found.nominal_ms)) for subnet in bench.subnets * 4]
     ratios = [m.latency_ms / truth_ms(s, slow) for s, m in measured if believed(m)]

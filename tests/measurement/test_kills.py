@@ -81,7 +81,10 @@ def told(session: int, space: Space, record: Measurement | Failure) -> str:
 def words(folder: Path) -> set[str]:
     """What tells the files of one command in the folder from those of another."""
     names = [path.name for path in folder.glob("*") if not path.name.startswith("pool-")]
-    found = [re.fullmatch(r"\.?(?:subnet|calibration|scratch)-([0-9a-f]{16})\.(?:onnx|lock).*", name) for name in names]
+    found = [
+        re.fullmatch(r"\.?(?:subnet|calibration|beside-\d|scratch)-([0-9a-f]{16})\.(?:onnx|lock).*", name)
+        for name in names
+    ]
     assert all(found), names
     return {match[1] for match in found if match}
 
@@ -90,6 +93,7 @@ def test_no_kill_loses_a_record_or_has_one_measured_twice(tiny: Space, tmp_path:
     rng = Random(7)
     acknowledged: list[str] = []
     left: list[set[str]] = []
+    outlived = 0
     for number in range(KILLS):
         with command(tmp_path) as process:
             assert process.stdout is not None
@@ -98,7 +102,8 @@ def test_no_kill_loses_a_record_or_has_one_measured_twice(tiny: Space, tmp_path:
             time.sleep(rng.uniform(0, 0.02 if lines else 0.6))  # also in the middle of a record, or of the start
             if number % (KILLS // WORKERS) == 0 and (worker := worker_of(process)):
                 os.kill(worker, signal.SIGKILL)
-                lines += [process.stdout.readline() for _ in range(3)]
+                lines += (after := [process.stdout.readline() for _ in range(3)])
+                outlived += all(after)
             process.kill()
             lines += process.stdout.readlines()
             error = process.stderr.read()
@@ -112,7 +117,7 @@ def test_no_kill_loses_a_record_or_has_one_measured_twice(tiny: Space, tmp_path:
             assert len(kept) <= len(acknowledged) + number + 1  # each command may die before it tells its last
         if (tmp_path / "subnets").exists():
             left.append(words(tmp_path / "subnets"))
-    assert "crash" in {json.loads(line)[-1] for line in acknowledged}
+    assert outlived > 0  # the command went on when its worker was killed
     assert max(map(len, left)) == 1  # the files of the command before are deleted
     assert len(set.union(*left)) > 1
 

@@ -113,7 +113,7 @@ def test_the_nominal_latency_is_that_of_the_blocks_that_nothing_slowed_down() ->
     fast = [(1.00, Reason(0)), (1.01, Reason(0)), (1.02, Reason.PREEMPTED)]
     slow = [(1.30, Reason(0)), (1.40, Reason(0)), (1.50, Reason(0)), (1.60, Reason(0))]
     contaminated = [(0.5, Reason.UNPAIRED), (9.0, Reason.UNPAIRED | Reason.STOLEN)]
-    found = calibrate(ARCHITECTURE, timing([*slow, *contaminated, *fast]), 5.0)
+    found = calibrate(ARCHITECTURE, [timing([*slow, *contaminated]), timing(fast)], 5.0)
     assert found is not None
     assert (found.architecture, found.started_at) == (ARCHITECTURE, 5.0)
     assert found.nominal_ms == pytest.approx(1.01)
@@ -121,4 +121,4 @@ def test_the_nominal_latency_is_that_of_the_blocks_that_nothing_slowed_down() ->
 
 
 def test_contaminated_blocks_alone_give_no_calibration() -> None:
-    assert calibrate(ARCHITECTURE, timing([(1.0, Reason.UNPAIRED)] * 10), 0.0) is None
+    assert calibrate(ARCHITECTURE, [timing([(1.0, Reason.UNPAIRED)] * 10)], 0.0) is None
