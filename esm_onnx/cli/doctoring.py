@@ -24,6 +24,7 @@ LEFT_OUT = (
     "target",
     "retry_failed",
     "preset",
+    "runtime",
     "space",
     "as_json",
     "folder",
@@ -32,17 +33,18 @@ LEFT_OUT = (
 
 
 @click.command(params=[option for option in profile.params if option.name not in LEFT_OUT])
-@space_option()
+@space_option(default="mobilenetv3")
+@click.option("--runtime", default="ort-cpu", show_default=True, help="Name or alias.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, help="How long to measure.")
 @click.option("--count", type=click.IntRange(min=1), default=1000, help="Subnets that you mean to measure.")
 @json_option()
-def doctor(space: Space, seconds: float, count: int, as_json: bool, **measuring: Any) -> None:
+def doctor(space: Space, runtime: str, seconds: float, count: int, as_json: bool, **measuring: Any) -> None:
     """Check this machine before a long session: what disturbs it, what error can be reached, how long it will take."""
     protocol = protocol_of(measuring | {name: getattr(Protocol(), name) for name in UNUSED})
     with tempfile.TemporaryDirectory() as folder:
         checkup = check_up(
             space,
-            measuring["runtime"],
+            runtime,
             folder=Path(folder),
             settings=runtime_settings(measuring),
             export=export_settings(measuring),

@@ -87,10 +87,11 @@ SHARE, SHARE_OR_NONE = Share(), ShareOrNone()
 FILE = click.Path(path_type=Path)
 
 
-def space_option(*, required: bool = True) -> Callable[[Command], Command]:
-    """`--space`: a name or a TOML file."""
+def space_option(*, required: bool = True, default: str | None = None) -> Callable[[Command], Command]:
+    """`--space`: a name or a TOML file; without `default` it must be given where it is `required`."""
     text = "A space by name, or the path of a TOML file."
-    return click.option("--space", type=SPACE, required=required, help=text)
+    must = required and default is None
+    return click.option("--space", type=SPACE, required=must, default=default, show_default=True, help=text)
 
 
 def store_option() -> Callable[[Command], Command]:

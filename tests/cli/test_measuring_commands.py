@@ -207,7 +207,7 @@ def test_the_doctor_tells_as_json(esm: Run) -> None:
 
 
 def test_the_doctor_looks_at_this_cpu(esm: Run) -> None:
-    told = json.loads(esm(*DOCTOR, "--runtime", "cpu", "--json").stdout)
+    told = json.loads(esm("doctor", "--seconds", 1, "--json").stdout)  # the runtime and a space that everyone has
     assert told["target"].startswith("ort-cpu ")
     noise = told["noise"]
     assert noise["rounds"] >= 2
@@ -229,7 +229,6 @@ WRONG = [
     ([*DOCTOR, "--runtime", "dry", "--seconds", "0"], "0.0 is not in the range"),
     ([*DOCTOR, "--runtime", "dry", "--count", "0"], "0 is not in the range"),
     ([*DOCTOR, "--runtime", "dry", "--plain"], "No such option '--plain'"),
-    ([*DOCTOR], "Missing option '--runtime'; see"),
 ]
 
 
