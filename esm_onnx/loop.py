@@ -1,12 +1,14 @@
 """Train, evaluate, extend: until the predictor is good enough (ESM, Section IV and Algorithm 1).
 
-    measure N_I architectures and an evaluation set
-    repeat  train on all but the evaluation set, evaluate on it
+    measure N_I architectures
+    repeat  train on them, evaluate by cross-validation
             every bin (or the whole) at Acc_TH: done
             measure N_Step more: bins below Acc_TH weigh w1, the others w2
 
-The evaluation set is drawn by itself, balanced over the bins, measured in the same way and never trained on; it costs
-`evaluation` measurements, once, and they count in every budget and report.
+Within a bin, the next architectures are those that the predictor's columns know least about, or any. With `evaluation`,
+an evaluation set takes the place of cross-validation, as in the paper: drawn by itself, balanced over the bins,
+measured in the same way and never trained on; it costs so many measurements, once, and they count in every budget and
+report.
 
 The loop keeps no state of its own. All that it draws follows from the seed and from what was measured, so a loop that
 was interrupted goes through the same rounds again, finds its measurements in the store, and goes on where it was.
@@ -23,15 +25,23 @@ from esm_onnx.architectures import Architecture, Bins, Space, divide, extend, ex
 from esm_onnx.architectures.sampling import STRATEGIES, left_in_bins
 from esm_onnx.errors import InputError
 from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.encoding import Encoding
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Evaluation
 from esm_onnx.prediction.predictor import Predictor
+from esm_onnx.prediction.surrogates import usual_encoding
 from esm_onnx.prediction.training import TrainSettings, train
+from esm_onnx.prediction.uncertainty import most_uncertain
 
 Measure = Callable[[Sequence[Architecture]], object]
 """Sees to it that architectures are measured, as far as they can be."""
 Assemble = Callable[[Sequence[Architecture]], Dataset]
 """The dataset of those architectures that have a latency, in the order given."""
+
+
+EXTENSIONS = ("uncertainty", "bins")
+CANDIDATES = 20
+"""Architectures drawn for each one that is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,15 @@ class Plan:
     Attributes:
         strategy: how the first N_I architectures are drawn: "balanced" or "random". "random" also extends at random,
             without regard to bins: the baseline that the paper compares with.
+        extend: how further ones are drawn within their bins: "uncertainty" (see `prediction.uncertainty`) or "bins", at
+            random, as the paper does.
         initial: N_I.
         step: N_Step.
         w_below, w_above: w1 and w2.
         bins: N_Bins; None divides the space in the usual way.
         threshold: Acc_TH as a share, 0 to 1.
         by_bin: every bin must reach the threshold; otherwise the accuracy over all.
-        evaluation: size of the evaluation set.
+        evaluation: size of the evaluation set; 0: cross-validation over what was measured.
         max_measurements: stop when so many architectures were asked for, evaluation set included; None: no such bound.
         max_minutes: start no further round after so many minutes; None: no such bound. `measure` sees to it that a
             round ends in time.
@@ -56,14 +68,15 @@ class Plan:
     """
 
     strategy: str = "balanced"
-    initial: int = 300
-    step: int = 100
+    extend: str = "uncertainty"
+    initial: int = 30
+    step: int = 20
     w_below: float = 1.0
     w_above: float = 0.25
     bins: int | None = None
     threshold: float = 0.95
     by_bin: bool = True
-    evaluation: int = 100
+    evaluation: int = 0
     max_measurements: int | None = 2000
     max_minutes: float | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -72,9 +85,11 @@ class Plan:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise InputError(f"strategy {self.strategy!r}, expected one of {', '.join(STRATEGIES)}")
-        for name in ("initial", "step", "evaluation"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.extend not in EXTENSIONS:
+            raise InputError(f"extend {self.extend!r}, expected one of {', '.join(EXTENSIONS)}")
+        for name, least in (("initial", 1), ("step", 1), ("evaluation", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}")
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold is {self.threshold}, expected a share between 0 and 1, such as 0.95")
         if not self.w_below > 0:
@@ -98,7 +113,7 @@ class Round:
         rows: measurements trained on.
         measurements: architectures asked for so far, evaluation set included.
         below: for each bin, whether it is below the threshold, or nothing of it could be evaluated.
-        test: the measurements of the evaluation set.
+        judged: the measurements that it was evaluated on: the evaluation set, or those trained on.
         end: why the loop ends with this round: "threshold", "measurements", "minutes", "space"; None when it goes on.
     """
 
@@ -109,7 +124,7 @@ class Round:
     evaluation: Evaluation
     below: tuple[bool, ...]
     end: str | None
-    test: Dataset
+    judged: Dataset
 
     @property
     def reached(self) -> bool:
@@ -138,11 +153,12 @@ def rounds(
         InputError: fewer architectures to evaluate on than bins, or too few could be measured to train and evaluate.
     """
     bins, rng, started = divide(space, plan.bins), Random(plan.seed), clock()
-    if plan.evaluation < len(bins):
+    if 0 < plan.evaluation < len(bins):
         raise InputError(f"evaluation is {plan.evaluation}, expected at least one for each of the {len(bins)} bins")
     settings = replace(plan.train, bins=plan.bins)
-    find_encoding(settings.encoding).table(space)  # refuses a space too large for it before anything is measured
-    held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins)
+    encoding = find_encoding(settings.encoding or usual_encoding(settings.surrogate, space))
+    encoding.table(space)  # refuses a space too large for it before anything is measured
+    held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins) if plan.evaluation else []
     asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
     first = [*held_out, *asked]
     Random(plan.seed).shuffle(first)  # so that a budget of minutes that ends within leaves some of both
@@ -150,15 +166,16 @@ def rounds(
     number = 0
     while True:
         number += 1
-        test = assemble(held_out)
-        dataset = assemble(asked)
+        dataset, test = assemble(asked), assemble(held_out) if held_out else None
         predictor, evaluation = train(dataset, settings, held_out=test)
         accuracies = [part.accuracy for part in evaluation.bins]
         below = tuple(accuracy is None or accuracy < 100 * plan.threshold for accuracy in accuracies)
         spent = len(held_out) + len(asked)
-        drawn = [] if _reached(plan, evaluation, below) else _draw(space, plan, bins, rng, below, [*held_out, *asked])
+        drawn: list[Architecture] = []
+        if not _reached(plan, evaluation, below):
+            drawn = _draw(space, plan, bins, rng, below, encoding, asked, held_out)
         end = _end(plan, evaluation, below, spent, drawn, (clock() - started) / 60)
-        yield Round(number, len(dataset), spent, predictor, evaluation, below, end, test)
+        yield Round(number, len(dataset), spent, predictor, evaluation, below, end, dataset if test is None else test)
         if end:
             return
         measure(drawn)
@@ -170,17 +187,30 @@ def _reached(plan: Plan, evaluation: Evaluation, below: Sequence[bool]) -> bool:
 
 
 def _draw(
-    space: Space, plan: Plan, bins: Bins, rng: Random, below: Sequence[bool], taken: Sequence[Architecture]
+    space: Space,
+    plan: Plan,
+    bins: Bins,
+    rng: Random,
+    below: Sequence[bool],
+    encoding: Encoding,
+    asked: Sequence[Architecture],
+    held_out: Sequence[Architecture],
 ) -> list[Architecture]:
     """The architectures of the next round, as many of them as the space and the budget have left."""
-    room = plan.step if plan.max_measurements is None else plan.max_measurements - len(taken)
+    taken = [*held_out, *asked]
+    room = plan.step if plan.max_measurements is None else max(0, plan.max_measurements - len(taken))
     left = left_in_bins(space, bins, taken)
     if plan.strategy == "random":
         count = min(plan.step, room, sum(left))
         return sample(space, count, strategy="random", rng=rng, exclude=taken) if count > 0 else []
-    quotas = extension_quotas(below, plan.step, plan.w_below, plan.w_above)
-    drawn = extend(space, [min(pair) for pair in zip(quotas, left, strict=True)], bins=bins, rng=rng, exclude=taken)
-    return drawn if plan.max_measurements is None else drawn[: max(0, room)]
+    quotas = [
+        min(pair) for pair in zip(extension_quotas(below, plan.step, plan.w_below, plan.w_above), left, strict=True)
+    ]
+    if plan.extend == "bins":
+        return extend(space, quotas, bins=bins, rng=rng, exclude=taken)[:room]
+    pool = [min(CANDIDATES * quota, there) for quota, there in zip(quotas, left, strict=True)]
+    candidates = extend(space, pool, bins=bins, rng=rng, exclude=taken)
+    return most_uncertain(space, encoding, candidates, quotas, bins=bins, known=asked)[:room]
 
 
 def _end(

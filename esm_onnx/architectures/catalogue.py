@@ -7,12 +7,13 @@ from pathlib import Path
 
 from esm_onnx.architectures.densenet import DENSENET
 from esm_onnx.architectures.mobilenetv3 import MOBILENETV3
+from esm_onnx.architectures.ofa import OFA_MOBILENETV3
 from esm_onnx.architectures.resnet import RESNET
 from esm_onnx.architectures.space import Space
 from esm_onnx.architectures.toml_space import read_space
 from esm_onnx.errors import InputError, shown
 
-SPACES = {space.name: space for space in (RESNET, MOBILENETV3, DENSENET)}
+SPACES = {space.name: space for space in (RESNET, MOBILENETV3, DENSENET, OFA_MOBILENETV3)}
 
 
 def space_names() -> list[str]:

@@ -1,21 +1,24 @@
 """Architectures as JSON, and JSON Lines files of them.
 
 One object: `{"space": "resnet", "units": [[{"kernel": 3, "expansion": "1/2"}, …], …]}`, with network options beside
-`units`. Fractions are strings.
+`units`. Fractions are strings. Once-for-All's `{"ks": […], "e": […], "d": […], "r": 176}` is read where it says it all.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
 import tomllib
+import zlib
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from esm_onnx.architectures.architecture import Architecture, Option, Options
+from esm_onnx.architectures.ofa import has_ofa_layout, in_full, is_ofa_notation
 from esm_onnx.architectures.space import Feature, Space, listed, plain, select
 from esm_onnx.errors import InputError, shown
 
@@ -25,6 +28,7 @@ RESERVED = ("space", "units")
 _FRACTION = re.compile(r"-?[0-9]{1,9}/0*[1-9][0-9]{0,8}")
 _GREATEST_NUMBER = 2**53  # beyond it, what else reads JSON (and every float) confuses neighbouring integers
 _LONGEST_NAME = 80
+_GZIP = b"\x1f\x8b"
 
 
 def to_json(space: Space, architecture: Architecture) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def from_json(space: Space, data: object) -> Architecture:
         InputError: a field is missing or unknown, a value is not an option, or it belongs to another space.
     """
     fields = _object(data, "an architecture")
+    if is_ofa_notation(fields) and has_ofa_layout(space):
+        fields = in_full(space, fields)
     for name in RESERVED:
         if name not in fields:
             raise InputError(f"an architecture without the field {name!r}, expected {_layout(space)}")
@@ -104,13 +110,15 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[int, Any]]:
 
 
 def read_text(path: Path | str) -> str:
-    """The text of a file, or of standard input for `-`: UTF-8, with or without a byte order mark, lines ended by `\\n`.
+    """The text of a file, or of standard input for `-`: UTF-8, gzipped or not; lines end with `\\n`.
 
     Raises:
         InputError: it cannot be read, or is not UTF-8.
     """
     try:
         content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+        if content.startswith(_GZIP):
+            content = gzip.decompress(content)
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         before, wrong = error.object[: error.start], error.object[error.start]
@@ -119,7 +127,7 @@ def read_text(path: Path | str) -> str:
             file=path,
             line=before.count(b"\n") + 1,
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a path that no file can have
         raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
 
 

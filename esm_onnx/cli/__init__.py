@@ -14,9 +14,10 @@ import click
 from esm_onnx import __version__
 from esm_onnx.cli.building import build
 from esm_onnx.cli.choosing import genome, sample, spaces
+from esm_onnx.cli.comparing import compare
 from esm_onnx.cli.data import data
 from esm_onnx.cli.doctoring import doctor
-from esm_onnx.cli.exporting import export
+from esm_onnx.cli.exporting import cost, export
 from esm_onnx.cli.measuring import profile, runtimes, time_files
 from esm_onnx.cli.predicting import evaluate, predict, train
 from esm_onnx.errors import EsmError
@@ -37,6 +38,7 @@ for command in (
     sample,
     genome,
     export,
+    cost,
     doctor,
     profile,
     time_files,
@@ -44,6 +46,7 @@ for command in (
     train,
     evaluate,
     predict,
+    compare,
     build,
 ):
     commands.add_command(command)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -27,21 +27,23 @@ from esm_onnx.cli.predicting import print_evaluation, training_options
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, progress_bar
 from esm_onnx.errors import ThresholdNotMet
+from esm_onnx.loop import EXTENSIONS, Plan, Round, rounds
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble
+from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.training import TrainSettings
 
-if TYPE_CHECKING:
-    from esm_onnx.loop import Plan, Round
-    from esm_onnx.prediction.dataset import Dataset
-
-PLAN = ("strategy", "initial", "step", "w_below", "w_above", "bins", "threshold", "by_bin", "evaluation")
+PLAN = ("strategy", "extend", "initial", "step", "w_below", "w_above", "bins", "threshold", "by_bin", "evaluation")
 BUDGET = ("max_measurements", "max_minutes", "seed")
-TRAINING = ("encoding", "surrogate", "coverage", "bins", "seed")
+TRAINING = ("surrogate", "encoding", "folds", "split", "coverage", "bins", "seed")
 
 loop_options = together(
     click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="balanced", help="How to draw."),
-    click.option("--initial", type=click.IntRange(min=1), default=300, help="N_I, the first architectures."),
-    click.option("--step", type=click.IntRange(min=1), default=100, help="N_Step, those of each further round."),
+    click.option(
+        "--extend", type=click.Choice(EXTENSIONS), default="uncertainty", help="How to draw more."
+    ),
+    click.option("--initial", type=click.IntRange(min=1), default=30, help="N_I, the first architectures."),
+    click.option("--step", type=click.IntRange(min=1), default=20, help="N_Step, those of each further round."),
     click.option(
         "--w-below", "--w1", type=click.FloatRange(min=0), default=1.0, help="w1, weight of bins below the threshold."
     ),
@@ -50,9 +52,9 @@ loop_options = together(
     click.option("--by-bin/--overall", default=True, help="Must every bin reach it, or the mean over all?"),
     click.option(
         "--evaluation",
-        type=click.IntRange(min=1),
-        default=100,
-        help="Architectures measured only to evaluate; they count as measurements.",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Architectures measured only to evaluate; they count as measurements.  [default: 0, cross-validation]",
     ),
     click.option("--max-measurements", type=click.IntRange(min=1), default=2000, help="Stop at so many."),
     click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Measure no longer than so many."),
@@ -72,12 +74,10 @@ loop_options = together(
 def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Measure, train, evaluate and extend until the predictor is good enough.
 
-    The evaluation set is drawn by itself, balanced over the bins, and never trained on. What was measured is kept in
-    the store: the same command after an interruption goes on where it was.
+    It is evaluated by cross-validation over what was measured, or on a set of its own (`--evaluation`). What was
+    measured is kept in the store: the same command after an interruption goes on where it was.
     """
-    from esm_onnx.loop import Plan, rounds
     from esm_onnx.prediction.predictor_onnx import write_predictor
-    from esm_onnx.prediction.training import TrainSettings
 
     training = TrainSettings(**{name: options[name] for name in TRAINING})
     plan = Plan(train=training, **{name: options[name] for name in (*PLAN, *BUDGET)})
@@ -100,7 +100,7 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
                     history.append(turn)
                     if best is None or turn.score(plan) >= best.score(plan):
                         best = turn
-                        write_predictor(turn.predictor, out, check=turn.test)
+                        write_predictor(turn.predictor, out, check=turn.judged)
             except ThresholdNotMet as error:  # the references scatter: what was reached before still counts
                 ended = error
     if best is not None:
@@ -120,7 +120,7 @@ def _print_outcome(plan: Plan, history: list[Round], best: Round, out: Path, sto
     print_evaluation(best.evaluation)
     click.echo(
         f"predictor of round {best.number} written to {out}; {last.measurements} architectures asked for, "
-        f"{plan.evaluation} of them only to evaluate; store {store}"
+        f"{plan.evaluation or 'none'} of them only to evaluate; store {store}"
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space
-from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option
+from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option, together
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError
-from esm_onnx.measurement.exchange import exported_lines, import_file
+from esm_onnx.measurement.exchange import NoLatency, exported_lines, import_file, provenances
+from esm_onnx.measurement.importers import FORMATS, Reading
 from esm_onnx.measurement.rescue import rescue
 from esm_onnx.measurement.session_report import SessionReport, report_sessions
 from esm_onnx.measurement.store import Content, Store
@@ -25,18 +26,82 @@ def data() -> None:
     """Bring measured latencies in and out of a store."""
 
 
+class ColumnName(click.ParamType[tuple[str, str]]):
+    """What a file calls a column: ours=theirs."""
+
+    name = "column=name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        ours, sign, theirs = str(value).partition("=")
+        if not (ours and sign and theirs):
+            self.fail(f"{value!r} names no column, expected for example u1b1.kernel=k11", param, ctx)
+        return ours, theirs
+
+
+reading_options = together(
+    click.option(
+        "--format", "file_format", type=click.Choice(list(FORMATS)), help="[default: as suffix and columns say]"
+    ),
+    click.option(
+        "--latency", help="Column of a CSV file that holds the latency.  [default: latency_ms, or the only one]"
+    ),
+    click.option(
+        "--column", "columns", type=ColumnName(), multiple=True, help="What a CSV file calls a column of ours."
+    ),
+    click.option("--architectures", type=FILE, help="Architectures that a lookup table shall be summed for."),
+)
+"""How a file of latencies is to be read; see `reading_of`."""
+
+
+def reading_of(
+    file_format: str | None, latency: str | None, columns: tuple[tuple[str, str], ...], architectures: Path | None
+) -> Reading:
+    """What `reading_options` say."""
+    return Reading(file_format, latency, dict(columns), architectures)
+
+
 @data.command("import")
 @click.argument("file", type=FILE)
 @space_option()
-@click.option("--target", help="What the device shall be called.  [default: as the lines say]")
+@click.option("--target", help="What the device shall be called.  [default: as the file says]")
+@reading_options
+@click.option("--provenance", help="How the latencies came about.  [default: measured; of a table: its sum]")
+@click.option("--skip-invalid", is_flag=True, help="Leave out rows whose latency is none (NaN, 0, -1).")
 @store_option()
 @json_option()
-def import_(file: Path, space: Space, target: str | None, store_path: Path, as_json: bool) -> None:
-    """Read JSON Lines of {"architecture": {…}, "latency_ms": 3.2} into a store, all or nothing."""
+def import_(
+    file: Path,
+    space: Space,
+    target: str | None,
+    provenance: str | None,
+    skip_invalid: bool,
+    store_path: Path,
+    as_json: bool,
+    **reading: Any,
+) -> None:
+    """Read latencies from FILE into a store, all or nothing, in their order.
+
+    Formats, gzipped or not: JSON Lines of {"architecture": {…}, "latency_ms": 3.2}; CSV with the columns ks, e, d, r
+    (Once-for-All, HELP), or one for each place of the genome (u1b1.kernel, …), or ops (a digit for each place);
+    Once-for-All's lookup tables, YAML or CSV.
+    """
+    left_out: list[NoLatency] = []
     with Store(store_path) as store:
-        counts = import_file(store, file, space, target=target)
+        counts = import_file(
+            store,
+            file,
+            space,
+            target=target,
+            provenance=provenance,
+            reading=reading_of(**reading),
+            on_invalid=left_out.append if skip_invalid else None,
+        )
+    if left_out:
+        click.echo(f"{len(left_out)} rows without a latency left out, the first in line {left_out[0].line}", err=True)
     if as_json:
-        print_json({"imported": counts, "store": str(store_path)})
+        print_json({"imported": counts, "left_out": len(left_out), "store": str(store_path)})
     for name, count in counts.items():
         if not as_json:
             known = "" if count else " (this file was imported before)"
@@ -79,26 +144,29 @@ def _rescued(path: Path, space: Space | None) -> Iterator[Store]:
 @store_option()
 @json_option()
 def list_(store_path: Path, as_json: bool) -> None:
-    """List what a store holds, by space and target."""
+    """List what a store holds, by space and target, and how the latencies came about."""
     with Store(store_path, create=False) as store:
-        contents = store.contents()
+        contents = [(content, provenances(store, content)) for content in store.contents()]
     if as_json:
-        print_json(list(_as_json(contents)))
+        print_json([_as_json(content, ways) for content, ways in contents])
         return
-    rows = [(c.space.name, c.target.name, c.target.digest[:8], c.measurements, c.failures) for c in contents]
-    print_table(("space", "target", "digest", "measurements", "failures"), rows)
+    rows = [
+        (c.space.name, c.target.name, c.target.digest[:8], c.measurements, c.failures, ", ".join(ways))
+        for c, ways in contents
+    ]
+    print_table(("space", "target", "digest", "measurements", "failures", "provenance"), rows)
 
 
-def _as_json(contents: list[Content]) -> Iterator[dict[str, Any]]:
-    for content in contents:
-        yield {
-            "space": content.space.name,
-            "target": content.target.name,
-            "digest": content.target.digest,
-            "facts": dict(content.target.facts),
-            "measurements": content.measurements,
-            "failures": content.failures,
-        }
+def _as_json(content: Content, ways: list[str]) -> dict[str, Any]:
+    return {
+        "space": content.space.name,
+        "target": content.target.name,
+        "digest": content.target.digest,
+        "facts": dict(content.target.facts),
+        "measurements": content.measurements,
+        "failures": content.failures,
+        "provenance": ways,
+    }
 
 
 @data.command("sessions")

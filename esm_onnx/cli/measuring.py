@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from esm_onnx.architectures import Space, read_architectures, to_json
+from esm_onnx.architectures.blocks import block_space, table_entries
 from esm_onnx.cli.options import (
     FILE,
     cache_folder,
@@ -51,15 +52,21 @@ def runtimes(as_json: bool) -> None:
 
 @click.command()
 @space_option()
-@click.option("--architectures", type=FILE, required=True, help="JSON Lines file of architectures.")
+@click.option("--architectures", type=FILE, help="JSON Lines file of architectures.")
+@click.option("--blocks", is_flag=True, help="Instead, each block by itself: the lookup table of `lut` and `lut-bias`.")
 @store_option()
 @preset_option
 @measuring_options
 @seed_option()
 @json_option()
-def profile(space: Space, architectures: Path, store_path: Path, as_json: bool, **measuring: Any) -> None:
+def profile(
+    space: Space, architectures: Path | None, blocks: bool, store_path: Path, as_json: bool, **measuring: Any
+) -> None:
     """Time architectures on a runtime; those that the store holds already are not timed again."""
-    chosen = read_architectures(architectures, space)
+    if blocks == (architectures is not None):
+        raise click.UsageError("what shall be timed? Expected either --architectures or --blocks")
+    chosen = table_entries(space) if architectures is None else read_architectures(architectures, space)
+    space = block_space(space) if blocks else space
     with Store(store_path) as store, progress_bar("measuring") as report:
         with profiler(space, store, report, **measuring) as measurer:
             outcome = measurer.profile(chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -13,15 +14,24 @@ from esm_onnx.cli.options import FILE, OUT, SHARE, SPACE, json_option, seed_opti
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError, ThresholdNotMet
+from esm_onnx.measurement.exchange import import_file
 from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import assemble, choose
-from esm_onnx.prediction.encodings import ENCODINGS
+from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.encodings import encoding_names
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, Metrics
 from esm_onnx.prediction.loaded import OUTPUTS, LoadedPredictor
+from esm_onnx.prediction.surrogates import SURROGATES
+from esm_onnx.prediction.training import SPLITS, TrainSettings
 
 training_options = together(
-    click.option("--encoding", type=click.Choice(list(ENCODINGS)), default="fcc", help="Architecture to vector."),
-    click.option("--surrogate", default="mlp", help="What is fitted on it."),
+    click.option("--surrogate", type=click.Choice(list(SURROGATES)), default="hybrid", help="What is fitted."),
+    click.option(
+        "--encoding",
+        help=f"Architecture to vector: {', '.join(encoding_names())}, or several joined by +.  [default: it depends]",
+    ),
+    click.option("--folds", type=click.IntRange(min=2), default=5, help="Parts of the cross-validation."),
+    click.option("--split", type=click.Choice(SPLITS), default="random", help="Folds at random, or stretches of time."),
     click.option("--coverage", type=SHARE, default="90%", help="Share that lower_ms and upper_ms shall enclose."),
     click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]"),
 )
@@ -36,20 +46,30 @@ target_option = click.option("--target", help="Name of the target, or the beginn
 @target_option
 @preset_option
 @training_options
-@click.option("--held-out", type=SHARE, default="20%", help="Share never trained on: for accuracy and intervals.")
+@click.option("--held-out", type=SHARE, help="Share never trained on, in place of cross-validation.")
+@click.option("--test", "test_path", type=FILE, help="Measurements to evaluate on: what `data import` reads.")
 @seed_option()
 @click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
 @json_option()
-def train(store_path: Path, space: Space | None, target: str | None, out: Path, as_json: bool, **settings: Any) -> None:
+def train(
+    store_path: Path,
+    space: Space | None,
+    target: str | None,
+    test_path: Path | None,
+    out: Path,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Train a predictor on a store and write it as ONNX."""
     from esm_onnx.prediction.predictor_onnx import write_predictor
-    from esm_onnx.prediction.training import TrainSettings
     from esm_onnx.prediction.training import train as fit
 
+    training = TrainSettings(**settings)
     with Store(store_path, create=False) as store:
         content = choose(store, space=space, target=target)
         dataset = assemble(store, content.space, content.target)
-    predictor, evaluation = fit(dataset, TrainSettings(**settings))
+    test = None if test_path is None else read_dataset(test_path, content.space)
+    predictor, evaluation = fit(dataset, training, test=test)
     write_predictor(predictor, out, check=dataset)
     if as_json:
         print_json({"predictor": str(out), "measurements": len(dataset), **evaluation.as_json()})
@@ -128,6 +148,13 @@ def predict(predictor: Path, architectures: Path, space: Space | None, out: Path
         ),
         out,
     )
+
+
+def read_dataset(path: Path, space: Space) -> Dataset:
+    """The measurements of a file, whatever they were made on."""
+    with TemporaryDirectory() as folder, Store(Path(folder) / "test.db") as store:
+        import_file(store, path, space, target="test")
+        return assemble(store, space, choose(store, space=space).target)
 
 
 def _what_it_is_for(store: Store, loaded: LoadedPredictor, space: Space | None, target: str | None) -> Content:

@@ -11,6 +11,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoding": "fcc",
         "surrogate": "mlp",
         "strategy": "balanced",
+        "extend": "bins",
+        "evaluation": 100,
         "initial": 300,
         "step": 100,
         "bins": 5,

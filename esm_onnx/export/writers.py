@@ -1,13 +1,16 @@
-"""Writers by name: ours, one for each family, and a user's own torch supernet."""
+"""Writers by name: ours, one for each family and one for parts of them, and a user's own torch supernet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import onnx
 
 from esm_onnx.architectures import Architecture, Export, Space
+from esm_onnx.architectures.blocks import BLOCK_WRITER
 from esm_onnx.errors import InputError
+from esm_onnx.export.blocks import Writer, write_block
 from esm_onnx.export.densenet import draw_densenet
 from esm_onnx.export.graph import Graph, Tensor
 from esm_onnx.export.mobilenetv3 import draw_mobilenetv3
@@ -15,8 +18,6 @@ from esm_onnx.export.pool import Allotment
 from esm_onnx.export.resnet import draw_resnet
 from esm_onnx.export.settings import ExportSettings
 from esm_onnx.export.torch_writer import find_supernet, write_module
-
-Writer = Callable[[Space, Architecture, ExportSettings, Allotment], onnx.ModelProto]
 
 
 def _drawn(draw: Callable[[Graph, Space, Architecture], Tensor]) -> Writer:
@@ -31,11 +32,14 @@ def _drawn(draw: Callable[[Graph, Space, Architecture], Tensor]) -> Writer:
     return write
 
 
-WRITERS: dict[str, Writer] = {
+FAMILIES: dict[str, Writer] = {
     "resnet": _drawn(draw_resnet),
     "mobilenetv3": _drawn(draw_mobilenetv3),
     "densenet": _drawn(draw_densenet),
 }
+"""The writers that draw a whole network, each node named after its block."""
+
+WRITERS: dict[str, Writer] = {**FAMILIES, BLOCK_WRITER: partial(write_block, FAMILIES)}
 """The writers that build graphs directly, with weights from the pool."""
 
 
@@ -48,7 +52,7 @@ def export_of(space: Space) -> Export:
     if space.export is None:
         raise InputError(
             f"space {space.name!r} has no [export], so it cannot be written as ONNX: add [export] with "
-            f'writer = "…" ({", ".join(WRITERS)}, or "module:function") and its settings, such as widths'
+            f'writer = "…" ({", ".join(FAMILIES)}, or "module:function") and its settings, such as widths'
         )
     return space.export
 
@@ -62,7 +66,7 @@ def find_writer(space: Space) -> Writer:
     name = export_of(space).writer
     if name in WRITERS:
         return WRITERS[name]
-    supernet = find_supernet(name, ours=tuple(WRITERS))
+    supernet = find_supernet(name, ours=tuple(FAMILIES))
 
     def write(
         space: Space, architecture: Architecture, settings: ExportSettings, allotment: Allotment

@@ -1,24 +1,28 @@
-"""Measurements as JSON Lines: `{"architecture": {…}, "latency_ms": 3.2}`, and what else is known beside it.
+"""Measurements in and out of a store: JSON Lines, and what `importers` reads of others' files.
 
-Optional fields, written by `exported_lines` and read back: `target` (name), `facts` (of the target), `started_at`
-(seconds since 1970), `runs_ms` (every run), and beside the runs what else makes the latency of them: `dropped` (for
-each run the bits of `Reason`), `calibration_ms` (the calibration beside each run) with `nominal_ms`, and `shift`. Kept
-for people and not read back: `trimmed_ms`, the paper's statistic, and `provenance`, how it came about.
+A line is `{"architecture": {…}, "latency_ms": 3.2}`, and what else is known beside it. Optional fields, written by
+`exported_lines` and read back: `target` (name), `facts` (of the target), `started_at` (seconds since 1970), `runs_ms`
+(every run), and beside the runs what else makes the latency of them: `dropped` (for each run the bits of `Reason`),
+`calibration_ms` (the calibration beside each run) with `nominal_ms`, and `shift`; of `provenance`, how it came about,
+the text `how` ("measured", "sum of a table"). Kept for people and not read back: `trimmed_ms`, the paper's statistic.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from esm_onnx.architectures import Space, from_json, read_json_lines, to_json
+from esm_onnx.architectures import Space, from_json, read_json_lines, to_genome, to_json
 from esm_onnx.errors import InputError, shown
 from esm_onnx.measurement.conditions import Reason
+from esm_onnx.measurement.importers import AS_IT_IS, JSON_LINES, MEASURED, Reading, Row, find_format
 from esm_onnx.measurement.record import SUBJECT, Measurement, Pairing
-from esm_onnx.measurement.store import ACCEPTED, Store
+from esm_onnx.measurement.store import ACCEPTED, Content, Store
 from esm_onnx.measurement.target import Target
 
 LEAST_MS, GREATEST_MS = 1e-9, 1e9
@@ -31,13 +35,40 @@ FIELDS = (
     *("architecture", "latency_ms", "trimmed_ms", "target", "facts", "started_at", "provenance", "runs_ms"),
     *OF_RUNS,
 )
+LONGEST_HOW = 80
 
 
-def import_file(store: Store, path: Path | str, space: Space, *, target: str | None = None) -> dict[str, int]:
-    """Reads a file of measured latencies into a store, all or nothing.
+class NoLatency(InputError):
+    """A number that stands where a latency should, and is none: NaN, 0, −1, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What one line gives: a measurement of a target, how it came about, and what tells the line from another."""
+
+    target: Target
+    how: str
+    measurement: Measurement
+    identity: object
+
+
+def import_file(
+    store: Store,
+    path: Path | str,
+    space: Space,
+    *,
+    target: str | None = None,
+    provenance: str | None = None,
+    reading: Reading = AS_IT_IS,
+    on_invalid: Callable[[NoLatency], None] | None = None,
+) -> dict[str, int]:
+    """Reads a file of measured latencies into a store, all or nothing; rows keep their order.
 
     Args:
-        target: name of the device; None takes the name that each line gives.
+        target: name of the device; None takes the name that the file gives.
+        provenance: how the latencies came about; None takes what the file says, else what its format means.
+        reading: how the file is to be read.
+        on_invalid: told of each row whose latency is none, which is left out; None refuses them.
 
     Returns:
         The number of measurements by name of the target; 0 where this file was imported before.
@@ -45,27 +76,43 @@ def import_file(store: Store, path: Path | str, space: Space, *, target: str | N
     Raises:
         InputError: with file and line; then nothing is imported.
     """
-    by_target: dict[str, tuple[Target, list[Measurement]]] = {}
+    if provenance is not None and not _is_how(provenance):
+        raise InputError(f"provenance is {shown(provenance)}, expected 1 to {LONGEST_HOW} printable characters")
+    sessions: dict[tuple[str, str], tuple[Target, list[Measurement]]] = {}
     seen = hashlib.sha256()
-    for line, data in read_json_lines(path):
-        try:
-            of, measurement = _read(space, data, target)
-        except InputError as error:
-            raise error.at(path, line) from None
-        seen.update(repr((of.digest, data)).encode())
-        by_target.setdefault(of.digest, (of, []))[1].append(measurement)
-    if not by_target:
-        raise InputError('no line, expected {"architecture": {…}, "latency_ms": 3.2}', file=path)
+    for read in _lines(path, space, reading, target):
+        if isinstance(read, NoLatency):
+            if on_invalid is None:
+                raise read
+            on_invalid(read)
+            continue
+        digest = read.target.digest
+        seen.update(repr((digest, read.identity)).encode())
+        sessions.setdefault((digest, provenance or read.how), (read.target, []))[1].append(read.measurement)
+    if not sessions:
+        raise InputError("no line with a latency, expected at least one", file=path)
     counts: dict[str, int] = {}
-    for of, measurements in by_target.values():
-        provenance = {
+    for (digest, how), (of, measurements) in sessions.items():
+        origin = {
             "imported": Path(path).name,
             "digest": seen.hexdigest()[:16],
-            "target": of.digest,
+            "target": digest,
             "space": space.fingerprint,
+            **({} if how == MEASURED else {"how": how}),  # so that what was imported before this word is known again
         }
-        counts[of.name] = counts.get(of.name, 0) + store.add(space, of, provenance, measurements)
+        counts[of.name] = counts.get(of.name, 0) + store.add(space, of, origin, measurements)
     return counts
+
+
+def how_of(provenance: Mapping[str, Any]) -> str:
+    """How the latencies of a session came about, from its provenance: "measured", "sum of a table", …"""
+    return str(provenance.get("how", MEASURED))
+
+
+def provenances(store: Store, content: Content) -> list[str]:
+    """How the accepted latencies of one space on one target came about: each way once, oldest first."""
+    sessions = store.sessions(content.space, content.target)
+    return list(dict.fromkeys(how_of(provenance) for _, status, provenance, _ in sessions if status == ACCEPTED))
 
 
 def exported_lines(
@@ -83,10 +130,11 @@ def exported_lines(
         for session, status, provenance, _ in store.sessions(content.space, content.target):
             if status != ACCEPTED:
                 continue
+            origin = {"session": session, **provenance, "how": how_of(provenance)}
             for measurement in store.measurements(content.space, content.target, session=session):
                 if measurement.role == SUBJECT:
                     found = True
-                    yield _line(content.space, content.target, {"session": session, **provenance}, measurement, runs)
+                    yield _line(content.space, content.target, origin, measurement, runs)
     if not found:
         raise InputError("no accepted measurement of that space and target", file=store.path)
 
@@ -119,7 +167,35 @@ def _runs_line(measurement: Measurement) -> dict[str, Any]:
     return line
 
 
-def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measurement]:
+def _lines(path: Path | str, space: Space, reading: Reading, target: str | None) -> Iterator[Imported | NoLatency]:
+    """What each line gives: a measurement, or the news that its latency is none."""
+    found = find_format(path, reading)
+    if found is JSON_LINES:  # which may hold more than a latency
+        for line, data in read_json_lines(path):
+            yield _placed(partial(_read, space, data, target), path, line)
+    else:
+        for place, row in enumerate(found.read(path, space, reading)):
+            yield _placed(partial(_read_row, space, row, place, target), row.file, row.line)
+
+
+def _placed(read: Callable[[], Imported], file: Path | str, line: int) -> Imported | NoLatency:
+    try:
+        return read()
+    except NoLatency as error:
+        error.at(file, line)
+        return error
+    except InputError as error:
+        raise error.at(file, line) from None
+
+
+def _read_row(space: Space, row: Row, place: int, target: str | None) -> Imported:
+    """The place stands for the time, which is unknown: it keeps the order of measuring."""
+    measurement = Measurement(row.architecture, SUBJECT, (_latency(row.latency_ms),), float(place))
+    identity = to_genome(space, row.architecture), row.latency_ms
+    return Imported(_target({"target": row.target}, target), row.how, measurement, identity)
+
+
+def _read(space: Space, data: object, target: str | None) -> Imported:
     if not isinstance(data, dict):
         raise InputError('expected an object {"architecture": {…}, "latency_ms": 3.2}')
     for name in ("architecture", "latency_ms"):
@@ -129,7 +205,7 @@ def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measu
         if name not in FIELDS:
             raise InputError(f"unknown field {shown(name)}, expected some of {', '.join(FIELDS)}")
     architecture = from_json(space, data["architecture"])
-    latency = _positive(data["latency_ms"], "latency_ms")
+    latency = _latency(data["latency_ms"])
     runs = tuple(_positive(run, "runs_ms") for run in _list(data.get("runs_ms", [latency]), "runs_ms"))
     if "runs_ms" not in data and (lonely := [name for name in OF_RUNS if name in data]):
         raise InputError(f"{lonely[0]} without runs_ms, expected both or neither")
@@ -144,7 +220,7 @@ def _read(space: Space, data: object, target: str | None) -> tuple[Target, Measu
     )
     if not math.isclose(measurement.latency_ms, latency, rel_tol=1e-6):
         raise InputError(f"latency_ms is {shown(latency)}, expected {measurement.latency_ms!r}, as its runs_ms give it")
-    return _target(data, target), measurement
+    return Imported(_target(data, target), _how(data.get("provenance")), measurement, data)
 
 
 def _dropped(data: dict[str, Any], runs: int) -> tuple[int, ...]:
@@ -188,6 +264,26 @@ def _is_fact(value: object) -> bool:
     if isinstance(value, str):
         return value.isprintable()
     return isinstance(value, int | float) and abs(value) <= GREATEST_NUMBER
+
+
+def _how(provenance: object) -> str:
+    how = provenance.get("how") if isinstance(provenance, dict) else None
+    return how if _is_how(how) else MEASURED
+
+
+def _is_how(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_HOW and value.isprintable()
+
+
+def _latency(value: object) -> float:
+    try:
+        return _positive(value, "latency_ms")
+    except InputError as error:
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            raise NoLatency(
+                f"{error.message}: `esm-onnx data lint FILE` lists all such rows, `--skip-invalid` leaves them out"
+            ) from None
+        raise
 
 
 def _positive(value: object, name: str) -> float:

@@ -1,7 +1,10 @@
-"""Bounds that hold a stated share of the time: split conformal prediction.
+"""Bounds that hold a stated share of the time: conformal prediction.
 
-Source: Lei et al. 2018, "Distribution-Free Predictive Inference for Regression", Section 2.2. The score is the relative
-residual |measured − predicted| / predicted, so the bounds are wide where the latency is great.
+The score of a row is its relative residual |measured − predicted| / predicted, of a prediction by a surrogate that has
+not seen it: of a held-out row (split conformal: Lei et al. 2018, "Distribution-Free Predictive Inference for
+Regression", Section 2.2), or of every row in turn, predicted out of its fold (cross-conformal: Vovk 2015,
+"Cross-conformal predictors"). Where errors differ by depth, so do the widths: each score is taken in units of what is
+usual in its bin (locally weighted conformal prediction: Lei et al., Section 5.2).
 """
 
 from __future__ import annotations
@@ -13,48 +16,67 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from esm_onnx.architectures import Bins
 from esm_onnx.errors import InputError
 
 Vector = NDArray[np.float64]
 
+BORROWED = 20
+"""A bin's usual score counts against the overall one as its rows count against so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """lower = predicted · (1 − width), but not below 0; upper = predicted · (1 + width).
+    """lower = predicted · (1 − width), but not below 0; upper = predicted · (1 + width); the width is the bin's.
 
     Attributes:
         coverage: the stated share of architectures whose latency lies between them.
-        width: as a share of the prediction; infinite where too few rows were held out to promise the coverage, so that
-            lower is 0 and upper infinite.
-        rows: number of held-out rows that set it.
+        ranges: least and greatest depth of each bin, ascending.
+        widths: of each bin, as a share of the prediction; infinite where too few rows set them to promise the coverage,
+            so that lower is 0 and upper infinite.
+        rows: number of rows that set them.
     """
 
     coverage: float
-    width: float
+    ranges: tuple[tuple[int, int], ...]
+    widths: tuple[float, ...]
     rows: int
 
     @property
-    def factors(self) -> tuple[float, float]:
-        """What a prediction is multiplied by to get lower and upper."""
-        return max(0.0, 1 - self.width), 1 + self.width
+    def factors(self) -> NDArray[np.float32]:
+        """[bins, 2]: what a prediction is multiplied by to get lower and upper."""
+        return np.array([(max(0.0, 1 - width), 1 + width) for width in self.widths], np.float32)
+
+    def bins_of(self, depths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The bin of each depth."""
+        return np.searchsorted([high for _, high in self.ranges[:-1]], depths).astype(np.int64)
 
 
-def calibrate(predicted: Vector, measured: Vector, coverage: float) -> Interval:
-    """The interval from held-out rows, both in ms.
+def calibrate(predicted: Vector, measured: Vector, depths: NDArray[np.int64], bins: Bins, coverage: float) -> Interval:
+    """The interval from rows predicted by surrogates that had not seen them; latencies in ms.
 
-    The width is the ⌈(n + 1) · coverage⌉-th smallest score; where n is smaller than that, no width will do.
+    The overall width is the ⌈(n + 1) · coverage⌉-th smallest score; where n is smaller than that, no width will do.
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}, expected a share between 0 and 1, such as 0.9")
     with np.errstate(divide="ignore"):
-        scores = np.sort(np.abs(measured - predicted) / predicted)
-    place = math.ceil((len(scores) + 1) * Fraction(str(coverage)))  # in floats, 100 · 0.55 is above 55
-    width = float(scores[place - 1]) if place <= len(scores) else math.inf
-    return Interval(coverage, width, len(scores))
+        scores = np.abs(measured - predicted) / predicted
+    of_bin = np.array([bins.index(int(depth)) for depth in depths], np.int64)
+    usual = _usual(scores, of_bin, len(bins), coverage)
+    width = _quantile(scores / usual[of_bin], coverage)
+    widths = tuple(float(width * scale) for scale in usual)
+    return Interval(coverage, tuple(bins.ranges), widths, len(scores))
 
 
-def measured_coverage(predicted: Vector, measured: Vector, coverage: float, rng: np.random.Generator) -> float | None:
-    """The share that intervals really enclose: each half of the rows judged by the width that the other half sets.
+def measured_coverage(
+    predicted: Vector,
+    measured: Vector,
+    depths: NDArray[np.int64],
+    bins: Bins,
+    coverage: float,
+    rng: np.random.Generator,
+) -> float | None:
+    """The share that intervals really enclose: each half of the rows judged by the widths that the other half sets.
 
     None where a half is too small to set one.
     """
@@ -62,8 +84,28 @@ def measured_coverage(predicted: Vector, measured: Vector, coverage: float, rng:
     halves = order[::2], order[1::2]
     inside = 0
     for judged, setting in (halves, halves[::-1]):
-        width = calibrate(predicted[setting], measured[setting], coverage).width
-        if math.isinf(width):
+        interval = calibrate(predicted[setting], measured[setting], depths[setting], bins, coverage)
+        widths = np.array(interval.widths)[interval.bins_of(depths[judged])]
+        if np.isinf(widths).any():
             return None
-        inside += int((np.abs(measured[judged] - predicted[judged]) <= width * predicted[judged]).sum())
+        inside += int((np.abs(measured[judged] - predicted[judged]) <= widths * predicted[judged]).sum())
     return inside / len(measured)
+
+
+def _usual(scores: Vector, of_bin: NDArray[np.int64], bins: int, coverage: float) -> Vector:
+    """For each bin the score that the stated share of its rows stay below, drawn towards that of all rows."""
+    if not len(scores):
+        return np.ones(bins)
+    finite = np.where(np.isfinite(scores), scores, np.finfo(float).max)
+    overall = float(np.quantile(finite, coverage)) or 1.0
+    usual = []
+    for i in range(bins):
+        own = finite[of_bin == i]
+        quantile = float(np.quantile(own, coverage)) if len(own) else 0.0
+        usual.append((len(own) * quantile + BORROWED * overall) / (len(own) + BORROWED))
+    return np.array(usual)
+
+
+def _quantile(scores: Vector, coverage: float) -> float:
+    place = math.ceil((len(scores) + 1) * Fraction(str(coverage)))  # in floats, 100 · 0.55 is above 55
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else math.inf

@@ -51,9 +51,7 @@ class Dataset:
     @cached_property
     def depths(self) -> NDArray[np.int64]:
         """Number of blocks of each row."""
-        blocks = self.genomes[:, len(self.space.network) :: len(self.space.features)]
-        depths: NDArray[np.int64] = (blocks >= 0).sum(axis=1, dtype=np.int64)
-        return depths
+        return depths_of(self.space, self.genomes)
 
     @cached_property
     def digest(self) -> str:
@@ -75,6 +73,13 @@ class Dataset:
             genomes=np.concatenate([self.genomes, other.genomes]),
             latency_ms=np.concatenate([self.latency_ms, other.latency_ms]),
         )
+
+
+def depths_of(space: Space, genomes: Genomes) -> NDArray[np.int64]:
+    """Number of blocks of each genome."""
+    blocks = genomes[:, len(space.network) :: len(space.features)]
+    depths: NDArray[np.int64] = (blocks >= 0).sum(axis=1, dtype=np.int64)
+    return depths
 
 
 def row_digests(genomes: Genomes) -> tuple[str, ...]:

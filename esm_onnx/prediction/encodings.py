@@ -6,195 +6,29 @@
     fc           feature count: for each unit, how many blocks have each option of each feature
     fcc          feature combination count: for each unit, how many blocks have each combination of options
     fcc-first    fcc, and which combination is the first block of each unit: its stride and input width differ
+    counts       fc and fcc-first together: what options have in common, and what combinations have of their own
+    cost         sums over the subnet's ONNX graph, see `cost_encoding.py`; for spaces that our writers draw
 
 Options that are names count as numbers 1, 2, … where a number is needed. Options of the whole network stand in front:
-as zeros and a one in one-hot, otherwise as the number itself (names as zeros and a one).
+as zeros and a one in one-hot, otherwise as the number itself (names as zeros and a one). With counts, a number of the
+network enters as such, squared, and as zeros and a one; each count is there once more, times the square, since work
+grows with the square of a resolution; and so is the depth, times each of the zeros and a one.
 
-Every encoding is a table: what a block adds to each column when it is this combination in this slot, and what each
-option of the network adds. So numpy and the graph of predictor.onnx share one constant, and encode by one product. Only
-`statistical` needs a second step, from option counts to means and deviations.
+Two encodings side by side are written with a plus: `cost+fcc-first`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from esm_onnx.architectures import Feature, Space
 from esm_onnx.architectures.space import plain
 from esm_onnx.errors import InputError
-
-Matrix = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """How `statistical` turns its counts into columns.
-
-    The table's columns are, in this order: `head` that stay as they are (network options, depths), then the counts of
-    options, group by group; a group is one feature in one unit. With n the counts of a group, v its values and d the
-    unit's depth: mean = n·v / d, variance = Σ_ij n_i n_j (v_i − v_j)² / 2d², which is exactly 0 when all blocks agree.
-
-    Attributes:
-        head: number of columns that stay.
-        values: [counts, groups], v in the rows of its own group, else 0.
-        distances: [counts, counts], (v_i − v_j)² / 2 within a group, else 0.
-        members: [counts, groups], 1 in the rows of its own group, else 0.
-        depth_of: for each group, the column of `head` that holds its unit's depth.
-    """
-
-    head: int
-    values: Matrix
-    distances: Matrix
-    members: Matrix
-    depth_of: tuple[int, ...]
-
-    def __call__(self, counted: Matrix) -> Matrix:
-        head, counts = counted[:, : self.head], counted[:, self.head :]
-        depth = head[:, list(self.depth_of)]
-        mean = counts @ self.values / depth
-        variance = ((counts @ self.distances) * counts) @ self.members / depth**2
-        return np.hstack([head, mean, np.sqrt(variance)])
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """An encoding of one space.
-
-    Attributes:
-        columns: a name for each column of the encoded vector.
-        network: [network options of all features, width]: what each adds.
-        blocks: [slots × combinations, width]: what a block adds when it is this combination in this slot.
-        moments: the second step; None where the sums are the vector.
-    """
-
-    columns: tuple[str, ...]
-    network: Matrix
-    blocks: Matrix
-    moments: Moments | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """A way to turn architectures into vectors, for any space."""
-
-    name: str
-    build: Callable[[Space], Table]
-
-    def table(self, space: Space) -> Table:
-        """The encoding's constants for a space."""
-        return _table(self, space)
-
-    def columns(self, space: Space) -> list[str]:
-        """A name for each number of the vector."""
-        return list(self.table(space).columns)
-
-    def encode(self, space: Space, genomes: NDArray[np.int64]) -> Matrix:
-        """The vectors [n, columns] of valid genomes [n, genome length]."""
-        table = self.table(space)
-        network, blocks = indicators(space, genomes)
-        sums = network @ table.network + blocks @ table.blocks
-        return table.moments(sums) if table.moments else sums
-
-
-def find_encoding(name: str) -> Encoding:
-    """The encoding of that name.
-
-    Raises:
-        InputError: there is none.
-    """
-    if name not in ENCODINGS:
-        raise InputError(f"encoding {name!r}, expected one of {', '.join(ENCODINGS)}")
-    return ENCODINGS[name]
-
-
-def combination_strides(space: Space) -> list[int]:
-    """For each feature of a block, the factor of its option's index in the number of the combination."""
-    strides = [1]
-    for feature in reversed(space.features[1:]):
-        strides.insert(0, strides[0] * len(feature.options))
-    return strides
-
-
-def indicators(space: Space, genomes: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
-    """Zeros and ones: which option each network feature has, [n, options], and which combination each slot holds,
-    [n, slots × combinations], all zeros where the block is absent."""
-    head, width = len(space.network), len(space.features)
-    options = [genomes[:, i, None] == np.arange(len(feature.options)) for i, feature in enumerate(space.network)]
-    slots = genomes[:, head:].reshape(len(genomes), sum(space.slots), width)
-    codes = np.where(slots[:, :, 0] < 0, -1, slots @ np.array(combination_strides(space)))
-    held = codes[:, :, None] == np.arange(len(space.combinations))
-    flat = held.reshape(len(genomes), codes.shape[1] * len(space.combinations))
-    return np.hstack([np.empty((len(genomes), 0)), *options]), flat.astype(np.float64)
-
-
-GREATEST_TABLE = 30_000_000
-"""Numbers in the table of an encoding: 120 MB inside predictor.onnx."""
-
-
-class _Columns:
-    """A table while it is made: columns are added one by one, each as what every row adds to it."""
-
-    def __init__(self, space: Space) -> None:
-        self.space = space
-        self.names: list[str] = []
-        self.network: list[Matrix] = []
-        self.blocks: list[Matrix] = []
-
-    def add_network(self, *, as_numbers: bool) -> None:
-        """Columns for the options of the whole network."""
-        at = 0
-        for feature in self.space.network:
-            places = range(at, at + len(feature.options))
-            at += len(feature.options)
-            if as_numbers and not _named(feature):
-                self._add(feature.name, dict(zip(places, values_of(feature), strict=True)))
-            else:
-                for place, option in zip(places, feature.options, strict=True):
-                    self._add(f"{feature.name}={plain(option)}", {place: 1.0})
-
-    def add_blocks(self, name: str, slots: range, weights: Matrix) -> None:
-        """One column: `weights[c]` for a block that is combination c in one of the slots."""
-        count = len(self.space.combinations)
-        column = np.zeros(sum(self.space.slots) * count)
-        column[slots.start * count : slots.stop * count] = np.tile(weights, len(slots))
-        self._add(name, {}, column)
-
-    def done(self, *, columns: list[str] | None = None, moments: Moments | None = None) -> Table:
-        rows = sum(len(feature.options) for feature in self.space.network)
-        slots = sum(self.space.slots) * len(self.space.combinations)
-        network = np.array(self.network).reshape(len(self.names), rows).T
-        blocks = np.array(self.blocks).reshape(len(self.names), slots).T
-        return Table(tuple(columns or self.names), network, blocks, moments)
-
-    def _add(self, name: str, network: dict[int, float], blocks: Matrix | None = None) -> None:
-        rows = sum(self.space.slots) * len(self.space.combinations)
-        if rows * (len(self.names) + 1) > GREATEST_TABLE:
-            raise InputError(
-                f"space {self.space.name!r} has {len(self.space.combinations)} combinations of options in "
-                f"{sum(self.space.slots)} places, too many for a table of this encoding: choose one with fewer columns "
-                f"(statistical, feature, fc)"
-            )
-        self.names.append(name)
-        self.network.append(np.zeros(sum(len(feature.options) for feature in self.space.network)))
-        for place, weight in network.items():
-            self.network[-1][place] = weight
-        self.blocks.append(np.zeros(rows) if blocks is None else blocks)
-
-
-def values_of(feature: Feature) -> list[float]:
-    """A feature's options as numbers; names count 1, 2, …"""
-    if _named(feature):
-        return [float(i) for i in range(1, len(feature.options) + 1)]
-    return [float(option) for option in feature.options]
-
-
-def _named(feature: Feature) -> bool:
-    return isinstance(feature.options[0], str)
+from esm_onnx.prediction.cost_encoding import build_cost
+from esm_onnx.prediction.encoding import Columns, Encoding, Matrix, Moments, Parts, Products, Table, values_of
 
 
 def _chosen(space: Space, feature: Feature) -> list[int]:
@@ -222,14 +56,14 @@ def _blocks(space: Space) -> list[tuple[str, range]]:
 
 
 def _build_one_hot(space: Space) -> Table:
-    columns = _Columns(space)
+    columns = Columns(space)
     columns.add_network(as_numbers=False)
     _add_counts(columns, _blocks(space))
     return columns.done()
 
 
 def _build_feature(space: Space) -> Table:
-    columns = _Columns(space)
+    columns = Columns(space)
     columns.add_network(as_numbers=True)
     for name, slot in _blocks(space):
         for feature in space.features:
@@ -239,29 +73,47 @@ def _build_feature(space: Space) -> Table:
 
 
 def _build_fc(space: Space) -> Table:
-    columns = _Columns(space)
-    columns.add_network(as_numbers=True)
-    _add_counts(columns, _units(space))
-    return columns.done()
+    return _build_crossed(space, lambda columns: _add_counts(columns, _units(space)))
 
 
 def _build_fcc(space: Space) -> Table:
-    columns = _Columns(space)
-    columns.add_network(as_numbers=True)
-    _add_combinations(columns, _units(space))
-    return columns.done()
+    return _build_crossed(space, lambda columns: _add_combinations(columns, _units(space)))
 
 
 def _build_fcc_first(space: Space) -> Table:
-    columns = _Columns(space)
+    return _build_crossed(space, _add_firsts)
+
+
+def _build_all_counts(space: Space) -> Table:
+    def add_both(columns: Columns) -> None:
+        _add_counts(columns, _units(space))
+        _add_firsts(columns)
+
+    return _build_crossed(space, add_both)
+
+
+def _build_crossed(space: Space, add_counts: Callable[[Columns], None]) -> Table:
+    """Counts; with numbers of the network, these and their squares and options, and the products of both."""
+    columns = Columns(space)
     columns.add_network(as_numbers=True)
-    _add_combinations(columns, _units(space))
-    _add_combinations(columns, [(f"{unit}.first", slots[:1]) for unit, slots in _units(space)])
-    return columns.done()
+    squares = columns.add_squares()
+    if not squares:
+        add_counts(columns)
+        return columns.done()
+    options = columns.add_options()
+    depth = len(columns.names)
+    columns.add_blocks("depth", range(sum(space.slots)), np.ones(len(space.combinations)))
+    start = len(columns.names)
+    add_counts(columns)
+    pairs = [(count, square) for square in squares for count in range(start, len(columns.names))]
+    pairs += [(depth, option) for option in options]
+    names = [f"{columns.names[left]}*{columns.names[right]}" for left, right in pairs]
+    left, right = zip(*pairs, strict=True)
+    return columns.done(columns=columns.names + names, step=Products(len(columns.names), left, right))
 
 
 def _build_statistical(space: Space) -> Table:
-    columns = _Columns(space)
+    columns = Columns(space)
     columns.add_network(as_numbers=True)
     depth_column = len(columns.names)
     for unit, slots in _units(space):
@@ -284,10 +136,10 @@ def _build_statistical(space: Space) -> Table:
         distances[rows, rows] = (numbers[:, None] - numbers) ** 2 / 2
     names = [f"{unit}.{statistic}.{feature.name}" for statistic in ("mean", "std") for _, unit, feature in groups]
     depth_of = tuple(depth_column + u for u, _, _ in groups)
-    return columns.done(columns=head + names, moments=Moments(len(head), values, distances, members, depth_of))
+    return columns.done(columns=head + names, step=Moments(len(head), values, distances, members, depth_of))
 
 
-def _add_counts(columns: _Columns, places: list[tuple[str, range]]) -> None:
+def _add_counts(columns: Columns, places: list[tuple[str, range]]) -> None:
     """How many blocks in each place have each option of each feature."""
     space = columns.space
     for name, slots in places:
@@ -296,17 +148,18 @@ def _add_counts(columns: _Columns, places: list[tuple[str, range]]) -> None:
                 columns.add_blocks(f"{name}.{feature.name}={plain(option)}", slots, _has(space, feature, i))
 
 
-def _add_combinations(columns: _Columns, places: list[tuple[str, range]]) -> None:
+def _add_firsts(columns: Columns) -> None:
+    """How many blocks of each unit have each combination, and which combination its first block has."""
+    units = _units(columns.space)
+    _add_combinations(columns, [*units, *((f"{unit}.first", slots[:1]) for unit, slots in units)])
+
+
+def _add_combinations(columns: Columns, places: list[tuple[str, range]]) -> None:
     """How many blocks in each place have each combination of options."""
     for name, slots in places:
         for c, combination in enumerate(columns.space.combinations):
             options = ",".join(f"{feature}={plain(option)}" for feature, option in combination.items())
             columns.add_blocks(f"{name}.{options}", slots, np.eye(len(columns.space.combinations))[c])
-
-
-@lru_cache(maxsize=64)
-def _table(encoding: Encoding, space: Space) -> Table:
-    return encoding.build(space)
 
 
 ENCODINGS: dict[str, Encoding] = {
@@ -318,5 +171,43 @@ ENCODINGS: dict[str, Encoding] = {
         Encoding("fc", _build_fc),
         Encoding("fcc", _build_fcc),
         Encoding("fcc-first", _build_fcc_first),
+        Encoding("counts", _build_all_counts),
     )
 }
+"""For any space."""
+
+COST = Encoding("cost", build_cost)
+
+
+def encoding_names() -> list[str]:
+    """All that have a name of their own."""
+    return [*ENCODINGS, COST.name]
+
+
+@lru_cache
+def find_encoding(name: str) -> Encoding:
+    """The encoding of that name, or several side by side: `cost+fcc`.
+
+    Raises:
+        InputError: there is none.
+    """
+    every = {**ENCODINGS, COST.name: COST}
+    parts = name.split("+")
+    if not set(parts) <= set(every) or len(set(parts)) < len(parts):
+        raise InputError(f"encoding {name!r}, expected one of {', '.join(every)}, or several joined by '+'")
+    if len(parts) == 1:
+        return every[name]
+
+    def build(space: Space) -> Table:
+        return _beside([every[part].table(space) for part in parts])
+
+    return Encoding(name, build)
+
+
+def _beside(tables: list[Table]) -> Table:
+    return Table(
+        columns=tuple(column for table in tables for column in table.columns),
+        network=np.hstack([table.network for table in tables]),
+        blocks=np.hstack([table.blocks for table in tables]),
+        step=Parts(tuple((table.blocks.shape[1], table.step) for table in tables)),
+    )

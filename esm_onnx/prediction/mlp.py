@@ -63,7 +63,7 @@ class Mlp:
 
     def predict(self, x: Matrix) -> NDArray[np.float32]:
         """Latencies in ms, [n], computed by torch."""
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             values = torch.from_numpy((x.astype(np.float32) - self.mean) / self.scale)
             for i, (weight, bias) in enumerate(self.layers):
                 values = torch.nn.functional.linear(values, torch.from_numpy(weight), torch.from_numpy(bias))
@@ -74,23 +74,23 @@ class Mlp:
 
     def draw(self, graph: Nodes, x: str) -> str:
         """The same in ONNX nodes."""
-        x = graph.add("Sub", "mlp.centred", x, graph.constant("mlp.mean", self.mean))
-        x = graph.add("Div", "mlp.scaled", x, graph.constant("mlp.scale", self.scale))
+        x = graph.add("Sub", f"{self.name}.centred", x, graph.constant(f"{self.name}.mean", self.mean))
+        x = graph.add("Div", f"{self.name}.scaled", x, graph.constant(f"{self.name}.scale", self.scale))
         for i, (weight, bias) in enumerate(self.layers, 1):
-            constants = graph.constant(f"mlp.weight{i}", weight), graph.constant(f"mlp.bias{i}", bias)
-            x = graph.add("Gemm", f"mlp.layer{i}", x, *constants, transB=1)
+            constants = graph.constant(f"{self.name}.weight{i}", weight), graph.constant(f"{self.name}.bias{i}", bias)
+            x = graph.add("Gemm", f"{self.name}.layer{i}", x, *constants, transB=1)
             if i < len(self.layers):
-                x = graph.add("Relu", f"mlp.relu{i}", x)
-        x = graph.add("Mul", "mlp.unscaled", x, graph.floats("mlp.target_scale", self.target_scale))
-        return graph.add("Add", "mlp.latency", x, graph.floats("mlp.target_mean", self.target_mean))
+                x = graph.add("Relu", f"{self.name}.relu{i}", x)
+        x = graph.add("Mul", f"{self.name}.unscaled", x, graph.floats(f"{self.name}.target_scale", self.target_scale))
+        return graph.add("Add", f"{self.name}.latency", x, graph.floats(f"{self.name}.target_mean", self.target_mean))
 
 
 def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:
     """Trains an MLP on encoded architectures [n, columns] and latencies in ms [n]; the same seed, the same MLP."""
-    (mean, scale), (target_mean, target_scale) = _standard(x), _standard(y)
+    (mean, scale), (target_mean, target_scale) = standard(x), standard(y)
     inputs = torch.tensor((x - mean) / scale, dtype=torch.float32)
     targets = torch.tensor((y - target_mean) / target_scale, dtype=torch.float32)[:, None]
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, which the fork restores
         network = _network(x.shape[1], settings.hidden)
         optimiser = torch.optim.Adam(
@@ -134,7 +134,7 @@ def _batches(rows: int, settings: MlpSettings) -> Iterator[torch.Tensor]:
         at += batch
 
 
-def _standard(values: Matrix | Vector) -> tuple[Vector, Vector]:
+def standard(values: Matrix | Vector) -> tuple[Vector, Vector]:
     """Mean and standard deviation of each column; a constant column has a scale of 1, whatever its rounding errors.
 
     The mean of three 0.1 is 0.10000000000000002: a column that varies by such differences alone is constant too.
@@ -144,7 +144,7 @@ def _standard(values: Matrix | Vector) -> tuple[Vector, Vector]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """These products are so small that a second thread only slows them down, and sums would depend on it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space
 from esm_onnx.prediction.conformal import Interval
+from esm_onnx.prediction.dataset import depths_of
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Evaluation
 from esm_onnx.prediction.surrogate import Surrogate
@@ -30,7 +31,7 @@ class Predictor:
         target: name and facts of what was measured, as JSON data.
         trained, calibrated: digests of the rows trained on, and of those that set the interval; see `row_digests`.
         dataset: digest of everything it was made from, held-out rows included.
-        evaluation: on the held-out rows.
+        evaluation: on rows that were held out, or predicted out of their fold.
     """
 
     space: Space
@@ -46,8 +47,8 @@ class Predictor:
     def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
         """latency_ms, lower_ms and upper_ms, each [n], of valid genomes [n, genome length]."""
         latency = predict_latency(self.space, self.encoding, self.surrogate, genomes)
-        lower, upper = map(np.float32, self.interval.factors)
-        return latency, latency * lower, latency * upper
+        factors = self.interval.factors[self.interval.bins_of(depths_of(self.space, genomes))]
+        return latency, latency * factors[:, 0], latency * factors[:, 1]
 
 
 def predict_latency(space: Space, encoding: str, surrogate: Surrogate, genomes: NDArray[np.int64]) -> Floats:

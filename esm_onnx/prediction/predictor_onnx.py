@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from esm_onnx import __version__
-from esm_onnx.architectures import Space, genome_columns, genome_length
+from esm_onnx.architectures import genome_columns, genome_length
 from esm_onnx.errors import WorkError
 from esm_onnx.files import replacing
 from esm_onnx.prediction.dataset import Dataset
-from esm_onnx.prediction.encodings import Moments, combination_strides, find_encoding
+from esm_onnx.prediction.drawing import draw_encoding
+from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.loaded import METADATA, OUTPUTS, SCHEMA
 from esm_onnx.prediction.predictor import LEAST_MS, Predictor
 from esm_onnx.prediction.surrogate import Nodes
@@ -31,7 +31,7 @@ from esm_onnx.prediction.validity import draw_validity
 
 OPSET = 17
 TOLERANCE = 1e-4
-"""Greatest difference between the file in ONNX Runtime and the predictor in torch, as a share of the latency.
+"""Greatest difference between the file in ONNX Runtime and the predictor in Python, as a share of the latency.
 
 The latency is the prediction, or the measurement where that is greater: where latencies of one space spread over
 several powers of ten, a few predictions end near 0, and float32 leaves them no four digits to agree in.
@@ -64,11 +64,10 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
     latency = graph.add("Max", "latency.least", latency, graph.floats("least_ms", LEAST_MS))
     nothing = graph.floats("no_latency", math.nan)
     latency = graph.add("Where", "latency.valid", draw_validity(graph, space, row), latency, nothing)
-    factors = graph.floats("factors", [1, *predictor.interval.factors])
-    bounds = graph.add("Mul", "latency.bounds", latency, factors)
+    bounds = graph.add("Mul", "latency.bounds", latency, _draw_factors(graph, predictor, row))
     for i, name in enumerate(OUTPUTS):
         graph.add("Gather", name, bounds, graph.constant(f"{name}.column", np.array(i)), axis=1)
-    opsets = [helper.make_opsetid("", OPSET)]
+    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(*pair) for pair in graph.domains.items())]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -86,29 +85,21 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
     return model
 
 
-def draw_encoding(graph: Nodes, space: Space, name: str, row: str) -> str:
-    """Nodes from genomes as float32 [batch, length] to encoded vectors [batch, columns].
-
-    Each slot's options become the number of their combination by one product with the strides; an absent block gets a
-    negative number, so it equals none of them. Comparing gives zeros and ones, and one product with the encoding's
-    table gives the vector.
-    """
-    table, strides = find_encoding(name).table(space), combination_strides(space)
-    head, slots, combinations = len(space.network), sum(space.slots), len(space.combinations)
-    codes = np.zeros((genome_length(space), slots))
-    for slot in range(slots):
-        codes[head + slot * len(strides) : head + (slot + 1) * len(strides), slot] = strides
-    code = graph.add("MatMul", "slot.code", row, graph.floats("slot.strides", codes))
-    code = graph.add("Unsqueeze", "slot.column", code, graph.constant("slot.axis", np.array([2])))
-    held = graph.add("Equal", "slot.held", code, graph.floats("slot.combinations", np.arange(combinations)))
-    held = graph.add("Cast", "slot.indicator", held, to=TensorProto.FLOAT)
-    held = graph.add("Reshape", "slot.row", held, graph.constant("slot.shape", np.array([-1, slots * combinations])))
-    encoded = graph.add("MatMul", "encoded.blocks", held, graph.floats("encoded.table", table.blocks))
-    if head:
-        encoded = graph.add("Add", "encoded.sum", encoded, _draw_network(graph, space, table.network, row))
-    if table.moments is None:
-        return encoded
-    return _draw_moments(graph, encoded, table.moments)
+def _draw_factors(graph: Nodes, predictor: Predictor, row: str) -> str:
+    """[batch, 3]: what the latency is multiplied by for each output, by the bin that the row's depth falls into."""
+    space, interval = predictor.space, predictor.interval
+    factors = np.hstack([np.ones((len(interval.ranges), 1)), interval.factors])
+    if len(factors) == 1:
+        return graph.floats("factors", factors)
+    first = np.zeros((genome_length(space), 1))
+    first[len(space.network) :: len(space.features)] = 1
+    present = graph.add("GreaterOrEqual", "depth.present", row, graph.floats("depth.zero", 0.0))
+    present = graph.add("Cast", "depth.presence", present, to=TensorProto.FLOAT)
+    depth = graph.add("MatMul", "depth", present, graph.floats("depth.places", first))
+    above = graph.add("Greater", "depth.above", depth, graph.floats("depth.ends", [h for _, h in interval.ranges[:-1]]))
+    above = graph.add("Cast", "depth.bins_below", above, to=TensorProto.INT64)
+    place = graph.add("ReduceSum", "depth.bin", above, graph.constant("depth.axis", np.array([1])), keepdims=0)
+    return graph.add("Gather", "factors.bin", graph.floats("factors", factors), place, axis=0)
 
 
 def metadata(predictor: Predictor) -> dict[str, Any]:
@@ -125,12 +116,13 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
         "quantity": "latency_ms",
         "encoding": {"name": encoding.name, "columns": encoding.columns(space)},
         "surrogate": predictor.surrogate.name,
-        "measurements": {"trained": len(predictor.trained), "held_out": interval.rows},
+        "measurements": {"trained": len(predictor.trained), "calibrated": interval.rows},
         "accuracy": evaluation.as_json(),
         "interval": {
             "coverage": interval.coverage,
-            "width": None if math.isinf(interval.width) else interval.width,
-            "held_out": interval.rows,
+            "depths": [list(pair) for pair in interval.ranges],
+            "widths": [None if math.isinf(width) else width for width in interval.widths],
+            "rows": interval.rows,
         },
         "dataset": predictor.dataset,
         "trained_on": " ".join(predictor.trained),
@@ -140,36 +132,6 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
-
-
-def _draw_network(graph: Nodes, space: Space, table: NDArray[np.float64], row: str) -> str:
-    """What the options of the network add: each compared with its indices, then one product."""
-    options = [(i, index) for i, feature in enumerate(space.network) for index in range(len(feature.options))]
-    columns = graph.constant("network.columns", np.array([i for i, _ in options]))
-    spread = graph.add("Gather", "network.spread", row, columns, axis=1)
-    held = graph.add("Equal", "network.held", spread, graph.floats("network.options", [index for _, index in options]))
-    held = graph.add("Cast", "network.indicator", held, to=TensorProto.FLOAT)
-    return graph.add("MatMul", "encoded.network", held, graph.floats("network.table", table))
-
-
-def _draw_moments(graph: Nodes, counted: str, moments: Moments) -> str:
-    """The second step of the encoding `statistical`, see `encodings.Moments`."""
-    sizes = graph.constant("moments.sizes", np.array([moments.head, len(moments.values)]))
-    graph.nodes.append(helper.make_node("Split", [counted, sizes], ["moments.head", "moments.counts"], axis=1))
-    depth = graph.add(
-        "Gather",
-        "moments.depth",
-        "moments.head",
-        graph.constant("moments.depth_of", np.array(moments.depth_of)),
-        axis=1,
-    )
-    total = graph.add("MatMul", "moments.total", "moments.counts", graph.floats("moments.values", moments.values))
-    mean = graph.add("Div", "moments.mean", total, depth)
-    apart = graph.add("MatMul", "moments.apart", "moments.counts", graph.floats("moments.distances", moments.distances))
-    pairs = graph.add("Mul", "moments.pairs", apart, "moments.counts")
-    squares = graph.add("MatMul", "moments.squares", pairs, graph.floats("moments.members", moments.members))
-    deviation = graph.add("Div", "moments.deviation", graph.add("Sqrt", "moments.root", squares), depth)
-    return graph.add("Concat", "moments.columns", "moments.head", mean, deviation, axis=1)
 
 
 def _compare(predictor: Predictor, content: bytes, check: Dataset) -> None:
@@ -184,6 +146,6 @@ def _compare(predictor: Predictor, content: bytes, check: Dataset) -> None:
         if not agree.all():
             row = int(np.argmin(agree))
             raise WorkError(
-                f"{name} of row {row} is {given[row]} ms in ONNX Runtime and {expected[row]} ms in torch, expected a "
+                f"{name} of row {row} is {given[row]} ms in ONNX Runtime and {expected[row]} ms in Python, expected a "
                 f"difference of at most {TOLERANCE:g} of the latency: nothing was written"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,15 +15,15 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 
-class Surrogate(Protocol):
-    """A fitted surrogate: it predicts in Python, and draws itself into the graph of predictor.onnx."""
+class Regressor(Protocol):
+    """What is fitted on encoded architectures: it predicts in Python, and draws itself into the graph."""
 
     @property
     def name(self) -> str:
-        """What the table of surrogates calls it."""
+        """Its kind; what it draws is named after it."""
 
     def predict(self, x: Matrix) -> NDArray[np.float32]:
-        """Latencies in ms, [n], of encoded architectures, [n, columns]."""
+        """One number for each row of [n, columns], in the unit of what it was fitted on: [n]."""
 
     def draw(self, graph: Nodes, x: str) -> str:
         """Adds nodes that compute the same from the tensor `x`, float32 [batch, columns].
@@ -31,12 +33,18 @@ class Surrogate(Protocol):
         """
 
 
+Surrogate = Regressor
+"""A regressor fitted on latencies in ms."""
+
+
 class Nodes:
     """Nodes and constants of an ONNX graph under construction; each has a readable name of its own."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.domains: dict[str, int] = {}
+        """Operator sets beside `ai.onnx`, with their versions."""
 
     def constant(self, name: str, value: NDArray[np.float32] | NDArray[np.int64] | NDArray[np.bool_]) -> str:
         """Adds a constant; gives its name."""
@@ -51,3 +59,56 @@ class Nodes:
         """Adds a node; gives the name of its output."""
         self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What a surrogate is fitted on.
+
+    Attributes:
+        x: encoded architectures, [n, columns].
+        y: latencies in ms, [n].
+        columns: a name for each column.
+        seed: of everything that is drawn.
+    """
+
+    x: Matrix
+    y: Vector
+    columns: tuple[str, ...]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def select(self, rows: NDArray[Any]) -> Examples:
+        """Some of the rows: a mask or indices."""
+        return replace(self, x=self.x[rows], y=self.y[rows])
+
+
+Fit = Callable[[Examples], Surrogate]
+"""How a surrogate is fitted.
+
+Raises:
+    WorkError: it cannot be, with these rows.
+"""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A surrogate, and what those of its kind say of rows that they have not seen.
+
+    Attributes:
+        out_of_fold: [n], in ms, each by a surrogate that was fitted without the row's fold.
+    """
+
+    surrogate: Surrogate
+    out_of_fold: Vector
+
+
+def fit_with_folds(fit: Fit, examples: Examples, folds: NDArray[np.int64]) -> Fitted:
+    """Fits on all rows, and once without each fold (`folds`: the number of each row's fold)."""
+    out_of_fold = np.empty(len(examples))
+    for fold in np.unique(folds):
+        outside = folds == fold
+        out_of_fold[outside] = fit(examples.select(~outside)).predict(examples.x[outside])
+    return Fitted(fit(examples), out_of_fold)

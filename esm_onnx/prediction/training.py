@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,14 @@ from esm_onnx.prediction.conformal import calibrate, measured_coverage
 from esm_onnx.prediction.dataset import Dataset, row_digests
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, evaluate
-from esm_onnx.prediction.mlp import MlpSettings, fit_mlp
-from esm_onnx.prediction.predictor import Predictor, predict_latency
-from esm_onnx.prediction.surrogate import Matrix, Surrogate, Vector
+from esm_onnx.prediction.predictor import LEAST_MS, Predictor, predict_latency
+from esm_onnx.prediction.surrogate import Examples, Vector
+from esm_onnx.prediction.surrogates import SURROGATES, find_surrogate, usual_encoding
 
-LEAST_ROWS = 2
-"""One row has no spread to standardise by."""
+LEAST_ROWS = 3
+"""Two remain when one is left out: one has no spread to standardise by."""
+FEW_ROWS = 100
+SPLITS = ("random", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,80 +28,130 @@ class TrainSettings:
     """How a predictor is made.
 
     Attributes:
-        encoding, surrogate: their names.
-        held_out: share of the rows never trained on, from which accuracy and interval come.
+        surrogate: its name.
+        encoding: its name; None takes what suits surrogate and space.
+        folds: parts of the rows, each predicted by a surrogate fitted on the others: accuracy and interval come from
+            these predictions. Fewer where there are fewer rows; twice as many below 100 rows, where each row counts.
+        split: "random": each bin of depth gives its share to each fold; "time": a fold is a stretch of measuring, so
+            that what drifts is not learned from its neighbours in time.
+        held_out: share of the rows never trained on, from which accuracy and interval come instead: one fit in place
+            of `folds` + 1. None: cross-validation.
         coverage: share that the interval shall enclose.
         bins: N_Bins; None divides the space in the usual way.
-        mlp: how an MLP is trained.
-        seed: of the split and of the surrogate.
+        seed: of the folds and of the surrogate.
     """
 
-    encoding: str = "fcc"
-    surrogate: str = "mlp"
-    held_out: float = 0.2
+    surrogate: str = "hybrid"
+    encoding: str | None = None
+    folds: int = 5
+    split: str = "random"
+    held_out: float | None = None
     coverage: float = 0.9
     bins: int | None = None
-    mlp: MlpSettings = field(default_factory=MlpSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        find_encoding(self.encoding)
-        if self.surrogate not in SURROGATES:
-            raise InputError(f"surrogate {self.surrogate!r}, expected one of {', '.join(SURROGATES)}")
+        find_surrogate(self.surrogate)
+        if self.encoding is not None:
+            find_encoding(self.encoding)
+        if self.folds < 2:
+            raise InputError(f"folds is {self.folds}, expected at least 2")
+        if self.split not in SPLITS:
+            raise InputError(f"split {self.split!r}, expected one of {', '.join(SPLITS)}")
         for name in ("held_out", "coverage"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected a share between 0 and 1")
-
-
-def _fit_mlp(x: Matrix, y: Vector, settings: TrainSettings) -> Surrogate:
-    return fit_mlp(x, y, settings.mlp, settings.seed)
-
-
-SURROGATES: dict[str, Callable[[Matrix, Vector, TrainSettings], Surrogate]] = {"mlp": _fit_mlp}
-"""How each surrogate is fitted on encoded architectures [n, columns] and latencies in ms [n]."""
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise InputError(f"{name} is {value}, expected a share between 0 and 1")
 
 
 def train(
-    dataset: Dataset, settings: TrainSettings, *, held_out: Dataset | None = None
+    dataset: Dataset, settings: TrainSettings, *, held_out: Dataset | None = None, test: Dataset | None = None
 ) -> tuple[Predictor, Evaluation]:
-    """Fits a predictor, and evaluates and calibrates it on rows that it has not seen.
+    """Fits a predictor, and evaluates and calibrates it on predictions of rows that were not trained on.
 
     Args:
-        dataset: what to train on, less a share that is held out when `held_out` is None.
-        held_out: measurements to evaluate on instead; no architecture of them may be in `dataset`.
+        dataset: what to train on, less a share that is held out where the settings say so.
+        held_out: measurements to evaluate and calibrate on, in place of cross-validation.
+        test: measurements to evaluate on alone; the interval is not calibrated on them.
 
     Raises:
         InputError: too few rows, another space held out, or an architecture on both sides.
         WorkError: the surrogate diverged.
     """
-    bins = divide(dataset.space, settings.bins)
-    if held_out is None:
+    bins, whole = divide(dataset.space, settings.bins), dataset
+    if held_out is None and settings.held_out is not None:
         outside = split(dataset, bins, settings.held_out, np.random.default_rng(settings.seed))
         dataset, held_out = dataset.select(~outside), dataset.select(outside)
-    _check(dataset, held_out)
-    encoding = find_encoding(settings.encoding)
-    surrogate = SURROGATES[settings.surrogate](
-        encoding.encode(dataset.space, dataset.genomes), dataset.latency_ms, settings
-    )
-    predicted = predict_latency(dataset.space, encoding.name, surrogate, held_out.genomes).astype(np.float64)
+    elif held_out is not None:
+        whole = dataset.joined(held_out)
+    _check_rows(dataset, held_out)
+    for other in (held_out, test):
+        if other is not None:
+            _check_apart(dataset, other)
+    encoding = settings.encoding or usual_encoding(settings.surrogate, dataset.space)
+    examples = examples_of(dataset, encoding, settings.seed)
+    if held_out is None:
+        judged = dataset
+        fitted = SURROGATES[settings.surrogate].with_folds(examples, assign_folds(dataset, bins, settings))
+        surrogate, predicted = fitted.surrogate, np.maximum(fitted.out_of_fold, LEAST_MS)
+    else:
+        judged = held_out
+        surrogate = SURROGATES[settings.surrogate].fit(examples)
+        predicted = predict_latency(dataset.space, encoding, surrogate, held_out.genomes).astype(np.float64)
     if not np.isfinite(predicted).all():
         raise WorkError(f"the {settings.surrogate} did not settle on finite latencies: train with another seed")
-    measured, rng = held_out.latency_ms, np.random.default_rng(settings.seed)
-    share = measured_coverage(predicted, measured, settings.coverage, rng)
-    coverage = Coverage(100 * settings.coverage, None if share is None else 100 * share)
-    evaluation = evaluate(predicted, measured, held_out.depths, bins, held_out.noise_floor, coverage)
+    interval = calibrate(predicted, judged.latency_ms, judged.depths, bins, settings.coverage)
+    coverage = _coverage(predicted, judged, bins, settings)
+    evaluation = evaluate(predicted, judged.latency_ms, judged.depths, bins, judged.noise_floor, coverage)
     predictor = Predictor(
         space=dataset.space,
-        encoding=encoding.name,
+        encoding=encoding,
         surrogate=surrogate,
-        interval=calibrate(predicted, measured, settings.coverage),
+        interval=interval,
         target=dataset.target,
         trained=row_digests(dataset.genomes),
-        calibrated=row_digests(held_out.genomes),
-        dataset=dataset.joined(held_out).digest,
+        calibrated=row_digests(judged.genomes),
+        dataset=whole.digest,
         evaluation=evaluation,
     )
-    return predictor, evaluation
+    if test is None:
+        return predictor, evaluation
+    evaluation = evaluate_on(predictor, test, bins)
+    return replace(predictor, evaluation=evaluation), evaluation
+
+
+def examples_of(dataset: Dataset, encoding: str, seed: int) -> Examples:
+    """What a surrogate is fitted on."""
+    found = find_encoding(encoding)
+    columns = tuple(found.columns(dataset.space))
+    return Examples(found.encode(dataset.space, dataset.genomes), dataset.latency_ms, columns, seed)
+
+
+def evaluate_on(predictor: Predictor, test: Dataset, bins: Bins) -> Evaluation:
+    """A predictor against measurements that it was neither trained nor calibrated on."""
+    latency, lower, upper = predictor.predict(test.genomes)
+    inside = (lower <= test.latency_ms) & (test.latency_ms <= upper)
+    coverage = Coverage(100 * predictor.interval.coverage, float(100 * inside.mean()))
+    return evaluate(latency, test.latency_ms, test.depths, bins, test.noise_floor, coverage)
+
+
+def assign_folds(dataset: Dataset, bins: Bins, settings: TrainSettings) -> NDArray[np.int64]:
+    """The number of each row's fold."""
+    count = min(settings.folds * (2 if len(dataset) < FEW_ROWS else 1), len(dataset))
+    if settings.split == "time":
+        return np.arange(len(dataset)) * count // len(dataset)
+    of_bin = np.array([bins.index(int(depth)) for depth in dataset.depths])
+    order = np.random.default_rng(settings.seed).permutation(len(dataset))
+    order = order[np.argsort(of_bin[order], kind="stable")]  # bin by bin, so that each fold has its share of each
+    folds = np.empty(len(dataset), np.int64)
+    folds[order] = np.arange(len(dataset)) % count
+    return folds
+
+
+def _coverage(predicted: Vector, judged: Dataset, bins: Bins, settings: TrainSettings) -> Coverage:
+    rng = np.random.default_rng(settings.seed)
+    share = measured_coverage(predicted, judged.latency_ms, judged.depths, bins, settings.coverage, rng)
+    return Coverage(100 * settings.coverage, None if share is None else 100 * share)
 
 
 def split(dataset: Dataset, bins: Bins, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -113,17 +164,23 @@ def split(dataset: Dataset, bins: Bins, share: float, rng: np.random.Generator) 
     return outside
 
 
-def _check(dataset: Dataset, held_out: Dataset) -> None:
-    if len(dataset) < LEAST_ROWS or not len(held_out):
+def _check_rows(dataset: Dataset, held_out: Dataset | None) -> None:
+    if len(dataset) < LEAST_ROWS or (held_out is not None and not len(held_out)):
+        outside = "" if held_out is None else f" and {len(held_out)} held out"
+        least = "" if held_out is None else " and 1"
         raise InputError(
-            f"{len(dataset)} measurements to train on and {len(held_out)} held out, expected at least {LEAST_ROWS} and "
-            f"1: measure more architectures"
+            f"{len(dataset)} measurements to train on{outside}, expected at least {LEAST_ROWS}{least}: measure more "
+            f"architectures"
         )
-    if held_out.space.fingerprint != dataset.space.fingerprint:
+
+
+def _check_apart(dataset: Dataset, other: Dataset) -> None:
+    """Makes sure that the rows of `other` are of the same space, and none of them trained on."""
+    if other.space.fingerprint != dataset.space.fingerprint:
         raise InputError(
-            f"measurements of space {held_out.space.name!r} ({held_out.space.fingerprint}) are held out, expected "
+            f"measurements of space {other.space.name!r} ({other.space.fingerprint}) are held out, expected "
             f"{dataset.space.name!r} ({dataset.space.fingerprint}), which is trained on"
         )
-    both = set(map(bytes, dataset.genomes)) & set(map(bytes, held_out.genomes))
+    both = set(map(bytes, dataset.genomes)) & set(map(bytes, other.genomes))
     if both:
         raise InputError(f"{len(both)} architectures are both trained on and held out, expected none")

@@ -19,10 +19,11 @@ from prediction.made_up import checked, dataset, drawn, moderate_spaces, predict
 from esm_onnx import __version__
 from esm_onnx.architectures import Feature, Space, find_space, from_genome, genome_columns
 from esm_onnx.errors import InputError, WorkError
+from esm_onnx.prediction.drawing import draw_encoding
 from esm_onnx.prediction.encodings import ENCODINGS, find_encoding
 from esm_onnx.prediction.mlp import MlpSettings
 from esm_onnx.prediction.predictor import Predictor
-from esm_onnx.prediction.predictor_onnx import build_model, draw_encoding, write_predictor
+from esm_onnx.prediction.predictor_onnx import build_model, write_predictor
 from esm_onnx.prediction.surrogate import Matrix, Nodes
 from esm_onnx.prediction.training import TrainSettings, train
 

@@ -1,0 +1,215 @@
+"""`compare`: which surrogate, on which encoding, from how many measurements."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from math import floor, log10
+from pathlib import Path
+from typing import Any
+
+import click
+
+from esm_onnx.architectures import Space
+from esm_onnx.cli.options import OUT, SHARE, json_option, space_option, store_option
+from esm_onnx.cli.predicting import read_dataset, target_option
+from esm_onnx.cli.printing import print_json, print_table, progress_bar
+from esm_onnx.files import replacing
+from esm_onnx.measurement.session import Progress
+from esm_onnx.measurement.store import Content, Store
+from esm_onnx.prediction.assembly import assemble, choose
+from esm_onnx.prediction.comparison import BASELINES, CompareSettings, Comparison, Result, pairs_of
+from esm_onnx.prediction.comparison import compare as run
+from esm_onnx.prediction.encodings import encoding_names
+from esm_onnx.prediction.surrogates import SURROGATES
+
+INTERVALS = 0.9
+"""What intervals are asked to enclose."""
+
+NONE = "—"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How a figure is printed: under which heading, with how many places behind the point, with its spread or not.
+
+    Attributes:
+        significant: the places are digits, wherever the point is.
+    """
+
+    heading: str
+    places: int
+    spread: bool = True
+    significant: bool = False
+
+
+COLUMNS = {
+    "accuracy": Column("accuracy %", 2),
+    "worst_bin": Column("worst bin %", 2),
+    "rmse_ms": Column("RMSE ms", 3, significant=True),
+    "rmse_percent": Column("RMSE %", 2),
+    "within_5": Column("±5 %", 1),
+    "kendall": Column("Kendall", 3),
+    "coverage": Column("enclosed %", 1),
+    "width_percent": Column("by ± %", 1),
+    "train_s": Column("train s", 2, spread=False),
+    "predict_s": Column("predict s", 3, spread=False),
+}
+
+
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """Numbers of rows with commas: 20,50,100."""
+
+    name = "n,n,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            self.fail(f"{value!r} are no numbers of measurements, expected for example 20,50,100", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+class HeldOut(click.ParamType[int | float | Path]):
+    """What is held out: a number of measurements, a share of them, or the measurements of a file."""
+
+    name = "n|share|file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float | Path:
+        text = str(value).strip()
+        if text.isascii() and text.isdigit():
+            return int(text)
+        return SHARE.convert(text, param, ctx) if text.endswith("%") else Path(text)
+
+
+@click.command()
+@store_option()
+@space_option(required=False)
+@target_option
+@click.option("--surrogate", "surrogates", type=click.Choice(list(SURROGATES)), multiple=True, help="[default: all]")
+@click.option(
+    "--encoding",
+    "encodings",
+    multiple=True,
+    help=f"{', '.join(encoding_names())}, several joined by +, or `all`.  [default: what suits each surrogate]",
+)
+@click.option("--sizes", type=Sizes(), help="Numbers of training rows.  [default: 20, 50, 100, 200, … all]")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, help="Permutations of the rows.")
+@click.option("--test", type=HeldOut(), help="Held out: 1500, 30%, or a file.  [default: 30%, 1500 at most]")
+@click.option("--intervals", is_flag=True, help="Also what 90 % intervals enclose, which takes 5 or 10 fits more each.")
+@click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]")
+@click.option("--processes", type=click.IntRange(1, 256), default=1, help="Fits at the same time.")
+@click.option("--out", type=OUT, help="All figures with their spread as CSV; `-` in place of the table.")
+@json_option()
+def compare(
+    store_path: Path,
+    space: Space | None,
+    target: str | None,
+    surrogates: tuple[str, ...],
+    encodings: tuple[str, ...],
+    sizes: tuple[int, ...] | None,
+    seeds: int,
+    test: int | float | Path | None,
+    intervals: bool,
+    bins: int | None,
+    processes: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare surrogates, encodings and numbers of measurements on one store.
+
+    All see the same training rows and are judged on the same others; with each seed, on other ones. Linear regression
+    and lookup tables are always among them.
+    """
+    with Store(store_path, create=False) as store:
+        content = choose(store, space=space, target=target)
+        dataset = assemble(store, content.space, content.target)
+    held_out = read_dataset(test, content.space) if isinstance(test, Path) else None
+    rows = round(test * len(dataset)) if isinstance(test, float) else test
+    settings = CompareSettings(
+        pairs_of(content.space, surrogates, encodings),
+        sizes or (),
+        rows if isinstance(rows, int) else None,
+        seeds,
+        INTERVALS if intervals else None,
+        bins,
+    )
+    with progress_bar("fits") as tell:
+
+        def report(done: int, total: int) -> None:
+            tell(Progress(total, done, 0))
+
+        found = run(dataset, settings, held_out=held_out, processes=processes, report=report)
+    _show(found, content, out, as_json)
+
+
+def _show(found: Comparison, content: Content, out: Path | None, as_json: bool) -> None:
+    if str(out) == "-":
+        click.echo(csv_of(found), nl=False)
+        return
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(csv_of(found), encoding="utf-8")
+    if as_json:
+        print_json({"space": content.space.name, "target": content.target.name, **found.as_json()})
+    else:
+        click.echo(f"{content.space.name} on {content.target.name!r}")
+        print_comparison(found)
+
+
+def csv_of(found: Comparison) -> str:
+    """All results as CSV: a line for each, the spread of each figure beside its mean."""
+    rows = [result.as_json() for result in found.results]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def print_comparison(found: Comparison) -> None:
+    """A table of all results, the best first; and the baselines beside the best."""
+    click.echo(
+        f"{found.test} measurements held out, up to {found.available} to train on; "
+        f"mean ± standard deviation of {found.seeds} seeds"
+    )
+    shown = [name for name in COLUMNS if any(getattr(result.mean, name, None) is not None for result in found.results)]
+    print_table(
+        ("rows", "surrogate", "encoding", *(COLUMNS[name].heading for name in shown)),
+        [
+            (rows, result.surrogate, result.encoding, *(_cell(result, name) for name in shown))
+            for rows in found.sizes
+            for result in found.ranked(rows)
+        ],
+    )
+    for line in found.reasons():
+        click.echo(line)
+    click.echo()
+    print_table(
+        ("rows", "best", "accuracy %", "RMSE ms", *(f"{name} %" for name in BASELINES)),
+        [_beside_the_best(found, rows) for rows in found.sizes],
+    )
+    if found.noise_floor is not None and found.reachable is not None:
+        click.echo(
+            f"noise floor: repeated measurements have a relative standard deviation of {found.noise_floor:.2f} %; "
+            f"a perfect predictor would show {found.reachable:.2f} %"
+        )
+
+
+def _cell(result: Result | None, name: str) -> str:
+    """A figure's mean, and its spread where there is one: `97.31 ± 0.12`."""
+    mean, std = (getattr(part, name, None) for part in (result and result.mean, result and result.std))
+    if mean is None:
+        return NONE
+    column = COLUMNS[name]
+    places = column.places if mean == 0 or not column.significant else column.places - 1 - floor(log10(abs(mean)))
+    texts = [f"{value:.{max(places, 0)}f}" for value in (mean, std) if value is not None]
+    return " ± ".join(texts if column.spread else texts[:1])
+
+
+def _beside_the_best(found: Comparison, rows: int) -> tuple[object, ...]:
+    """The best, and the accuracy of each baseline on its best encoding."""
+    best = found.best(rows)
+    name = NONE if best is None else f"{best.surrogate} on {best.encoding}"
+    baselines = (_cell(found.best(rows, baseline), "accuracy") for baseline in BASELINES)
+    return rows, name, _cell(best, "accuracy"), _cell(best, "rmse_ms"), *baselines

@@ -1,0 +1,95 @@
+"""Encodings as nodes of predictor.onnx: the same tables, the same steps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from esm_onnx.architectures import Space, genome_length
+from esm_onnx.prediction.encoding import Moments, Parts, Products, Step, combination_strides
+from esm_onnx.prediction.encodings import find_encoding
+from esm_onnx.prediction.surrogate import Nodes
+
+
+def draw_encoding(graph: Nodes, space: Space, name: str, row: str) -> str:
+    """Nodes from genomes as float32 [batch, length] to encoded vectors [batch, columns].
+
+    Each slot's options become the number of their combination by one product with the strides; an absent block gets a
+    negative number, so it equals none of them. Comparing gives zeros and ones, and one product with the encoding's
+    table gives the sums.
+    """
+    table, strides = find_encoding(name).table(space), combination_strides(space)
+    head, slots, combinations = len(space.network), sum(space.slots), len(space.combinations)
+    codes = np.zeros((genome_length(space), slots))
+    for slot in range(slots):
+        codes[head + slot * len(strides) : head + (slot + 1) * len(strides), slot] = strides
+    code = graph.add("MatMul", "slot.code", row, graph.floats("slot.strides", codes))
+    code = graph.add("Unsqueeze", "slot.column", code, graph.constant("slot.axis", np.array([2])))
+    held = graph.add("Equal", "slot.held", code, graph.floats("slot.combinations", np.arange(combinations)))
+    held = graph.add("Cast", "slot.indicator", held, to=TensorProto.FLOAT)
+    held = graph.add("Reshape", "slot.row", held, graph.constant("slot.shape", np.array([-1, slots * combinations])))
+    sums = graph.add("MatMul", "encoded.blocks", held, graph.floats("encoded.table", table.blocks))
+    if head:
+        sums = graph.add("Add", "encoded.sum", sums, _draw_network(graph, space, table.network, row))
+    return _draw_step(graph, "encoded", sums, table.step)
+
+
+def _draw_network(graph: Nodes, space: Space, table: NDArray[np.float64], row: str) -> str:
+    """What the options of the network add: each compared with its indices, then one product."""
+    options = [(i, index) for i, feature in enumerate(space.network) for index in range(len(feature.options))]
+    columns = graph.constant("network.columns", np.array([i for i, _ in options]))
+    spread = graph.add("Gather", "network.spread", row, columns, axis=1)
+    held = graph.add("Equal", "network.held", spread, graph.floats("network.options", [index for _, index in options]))
+    held = graph.add("Cast", "network.indicator", held, to=TensorProto.FLOAT)
+    return graph.add("MatMul", "encoded.network", held, graph.floats("network.table", table))
+
+
+def _draw_step(graph: Nodes, name: str, sums: str, step: Step | None) -> str:
+    if isinstance(step, Moments):
+        return _draw_moments(graph, name, sums, step)
+    if isinstance(step, Products):
+        return _draw_products(graph, name, sums, step)
+    if isinstance(step, Parts):
+        return _draw_parts(graph, name, sums, step)
+    return sums
+
+
+def _draw_parts(graph: Nodes, name: str, sums: str, step: Parts) -> str:
+    names = [f"{name}.part{i}" for i in range(len(step.parts))]
+    sizes = graph.constant(f"{name}.sizes", np.array([width for width, _ in step.parts]))
+    graph.nodes.append(helper.make_node("Split", [sums, sizes], names, axis=1))
+    drawn = [_draw_step(graph, part, part, inner) for part, (_, inner) in zip(names, step.parts, strict=True)]
+    return graph.add("Concat", f"{name}.columns", *drawn, axis=1)
+
+
+def _draw_products(graph: Nodes, name: str, sums: str, step: Products) -> str:
+    sides = [
+        graph.add("Gather", f"{name}.{side}", sums, graph.constant(f"{name}.{side}.places", np.array(places)), axis=1)
+        for side, places in (("left", step.left), ("right", step.right))
+    ]
+    columns = graph.add("Mul", f"{name}.products", *sides)
+    if step.weights is not None:
+        columns = graph.add("MatMul", f"{name}.combined", columns, graph.floats(f"{name}.weights", step.weights))
+    if not step.keep:
+        return columns
+    kept = graph.constant(f"{name}.kept.places", np.arange(step.keep))
+    return graph.add(
+        "Concat", f"{name}.joined", graph.add("Gather", f"{name}.kept", sums, kept, axis=1), columns, axis=1
+    )
+
+
+def _draw_moments(graph: Nodes, name: str, sums: str, moments: Moments) -> str:
+    """Means and deviations of the encoding `statistical`, see `encoding.Moments`."""
+    sizes = graph.constant(f"{name}.moments", np.array([moments.head, len(moments.values)]))
+    head, counts = f"{name}.head", f"{name}.counts"
+    graph.nodes.append(helper.make_node("Split", [sums, sizes], [head, counts], axis=1))
+    places = graph.constant(f"{name}.depth_of", np.array(moments.depth_of))
+    depth = graph.add("Gather", f"{name}.depth", head, places, axis=1)
+    total = graph.add("MatMul", f"{name}.total", counts, graph.floats(f"{name}.values", moments.values))
+    mean = graph.add("Div", f"{name}.mean", total, depth)
+    apart = graph.add("MatMul", f"{name}.apart", counts, graph.floats(f"{name}.distances", moments.distances))
+    pairs = graph.add("Mul", f"{name}.pairs", apart, counts)
+    squares = graph.add("MatMul", f"{name}.squares", pairs, graph.floats(f"{name}.members", moments.members))
+    deviation = graph.add("Div", f"{name}.deviation", graph.add("Sqrt", f"{name}.root", squares), depth)
+    return graph.add("Concat", f"{name}.vector", head, mean, deviation, axis=1)

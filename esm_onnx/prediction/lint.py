@@ -1,0 +1,92 @@
+"""Looks for what is wrong with measured latencies before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm_onnx.architectures import Space
+from esm_onnx.architectures.genome import genome_columns
+from esm_onnx.prediction.lint_fit import fit
+from esm_onnx.prediction.lint_order import LEAST_ROWS, order_findings
+from esm_onnx.prediction.lint_table import SEVERITIES, Finding, Rows, numbered
+from esm_onnx.prediction.lint_values import (
+    cache_findings,
+    clock_findings,
+    clock_of,
+    duplicate_findings,
+    flat_findings,
+    groups_of,
+    latencies,
+    leak_findings,
+    provenance_findings,
+    repeated_findings,
+    repeated_value,
+    sentinel_findings,
+    sum_findings,
+)
+
+
+def lint(rows: Rows) -> list[Finding]:
+    """All findings, gravest first."""
+    found = [*provenance_findings(rows), *sentinel_findings(rows)]
+    rows = rows.select(latencies(rows))
+    if len(rows) > 1:
+        clock = clock_of(rows.latency_ms)
+        repeated = repeated_value(rows, clock)
+        found += [*repeated_findings(rows, repeated), *clock_findings(rows, clock)]
+        rows = rows.select(~repeated)
+        groups = groups_of(rows, clock)
+        sums = list(sum_findings(rows, clock))
+        found += [*sums, *duplicate_findings(rows, groups)]
+        if sums:  # sums are equal where their terms are
+            groups = replace(groups, measurement=np.arange(len(rows)))
+        found += cache_findings(rows, groups)
+        found += leak_findings(rows, groups)
+    if len(rows) >= LEAST_ROWS:
+        found += [*flat_findings(rows), *order_findings(rows, fit(rows))]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def lint_dataset(
+    space: Space,
+    genomes: NDArray[np.int64],
+    latency_ms: NDArray[np.float64],
+    sessions: Sequence[object] | None = None,
+    provenance: Sequence[str] | None = None,
+) -> list[Finding]:
+    """All findings about architectures of a space.
+
+    Args:
+        genomes: [n, genome length], in the order of measuring.
+        latency_ms: [n] in ms.
+        sessions: [n] a label for the session of each; None: all are of one.
+        provenance: [n] how each latency came about, "measured" or other words; None where unknown.
+    """
+    return lint(rows_of_genomes(space, genomes, latency_ms, sessions, provenance))
+
+
+def rows_of_genomes(
+    space: Space,
+    genomes: NDArray[np.int64],
+    latency_ms: NDArray[np.float64],
+    sessions: Sequence[object] | None = None,
+    provenance: Sequence[str] | None = None,
+) -> Rows:
+    """Genomes as rows: options of the network as the numbers that they are, those of blocks as their indices."""
+    features = genomes.astype(np.float64)
+    for i, feature in enumerate(space.network):
+        if not isinstance(feature.options[0], str):
+            features[:, i] = np.array([float(option) for option in feature.options])[genomes[:, i]]
+    numbers, names = (None, ("",)) if sessions is None else numbered(sessions)
+    return Rows(
+        features,
+        tuple(genome_columns(space)),
+        np.asarray(latency_ms, np.float64),
+        numbers,
+        names,
+        None if provenance is None else tuple(provenance),
+    )
