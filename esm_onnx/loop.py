@@ -162,6 +162,8 @@ def rounds(
     asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
     first = [*held_out, *asked]
     Random(plan.seed).shuffle(first)  # so that a budget of minutes that ends within leaves some of both
+    known = set(held_out)
+    asked = [architecture for architecture in first if architecture not in known]  # in the order of measuring
     measure(first)
     number = 0
     while True:
@@ -198,10 +200,10 @@ def _draw(
 ) -> list[Architecture]:
     """The architectures of the next round, as many of them as the space and the budget have left."""
     taken = [*held_out, *asked]
-    room = plan.step if plan.max_measurements is None else max(0, plan.max_measurements - len(taken))
+    room = None if plan.max_measurements is None else max(0, plan.max_measurements - len(taken))
     left = left_in_bins(space, bins, taken)
     if plan.strategy == "random":
-        count = min(plan.step, room, sum(left))
+        count = min(plan.step, sum(left), plan.step if room is None else room)
         return sample(space, count, strategy="random", rng=rng, exclude=taken) if count > 0 else []
     quotas = [
         min(pair) for pair in zip(extension_quotas(below, plan.step, plan.w_below, plan.w_above), left, strict=True)

@@ -1,100 +1,39 @@
-"""The loop, on a device that is a formula: nothing is written, timed or stored."""
+"""The paper's loop, on a device that is a formula: nothing is written, timed or stored."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from random import Random
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from formula_device import REACHABLE, RESNET, SMALL, UNREACHABLE, Device, everything, per_bin, story
 
-from esm_onnx.architectures import Architecture, Bins, Feature, Space, divide, find_space, genome_length, to_genome
+from esm_onnx.architectures import divide
 from esm_onnx.errors import InputError, SpaceExhausted
 from esm_onnx.loop import Plan, Round, rounds
-from esm_onnx.prediction.dataset import Dataset
-from esm_onnx.prediction.mlp import Mlp, MlpSettings
+from esm_onnx.prediction import mlp
+from esm_onnx.prediction.mlp import Mlp
 from esm_onnx.prediction.training import TrainSettings
 
-RESNET = find_space("resnet")
-SMALL = Space("small", ((1, 2, 3),) * 2, (Feature("kernel", (3, 5)),))
-"""(2 + 4 + 8)² = 196 architectures."""
-
-QUICK = TrainSettings(mlp=MlpSettings(hidden=(16,), steps=150))
-PLAN = Plan(initial=60, step=20, evaluation=20, max_measurements=None, train=QUICK)
-REACHABLE, UNREACHABLE = 0.85, 0.9999
+QUICK = TrainSettings(surrogate="mlp")
+PLAN = Plan(extend="bins", initial=60, step=20, evaluation=20, max_measurements=None, train=QUICK)
+"""The paper's loop, on a small scale."""
 
 
-class Device:
-    """Latencies by a formula, for those architectures that it was asked to measure.
-
-    Attributes:
-        asked: each call of `measure`.
-        assembled: each call of `assemble`.
-        minutes: how late it is; every call of `measure` takes one.
-    """
-
-    def __init__(
-        self,
-        space: Space = RESNET,
-        *,
-        noisy: Callable[[Architecture], bool] = lambda _: False,
-        broken: Callable[[Architecture], bool] = lambda _: False,
-    ) -> None:
-        self.space, self.noisy, self.broken = space, noisy, broken
-        self.asked: list[list[Architecture]] = []
-        self.assembled: list[list[Architecture]] = []
-        self.minutes = 1000.0
-
-    def measure(self, architectures: Sequence[Architecture]) -> None:
-        self.asked.append(list(architectures))
-        self.minutes += 1
-
-    def assemble(self, architectures: Sequence[Architecture]) -> Dataset:
-        assert set(architectures) <= {a for call in self.asked for a in call}, "a latency that was never measured"
-        self.assembled.append(list(architectures))
-        known = [a for a in architectures if not self.broken(a)]
-        genomes = np.array([to_genome(self.space, a) for a in known], np.int64)
-        latencies = np.array([self.latency_ms(a) for a in known], np.float64)
-        return Dataset(
-            self.space,
-            genomes.reshape(len(known), genome_length(self.space)),
-            latencies,
-            {"name": "formula", "facts": {}},
-        )
-
-    def latency_ms(self, architecture: Architecture) -> float:
-        exact = 1 + sum(0.1 * u + 0.05 * float(b["kernel"]) for u, unit in enumerate(architecture.units) for b in unit)
-        if not self.noisy(architecture):
-            return exact
-        return exact * Random(repr(architecture)).choice([0.7, 1.3])  # nothing about it can be learnt
-
-    def run(self, plan: Plan) -> list[Round]:
-        return list(rounds(self.space, plan, self.measure, self.assemble, clock=lambda: 60 * self.minutes))
-
-
-def everything(_: Architecture) -> bool:
-    return True
-
-
-def per_bin(architectures: Sequence[Architecture], bins: Bins) -> list[int]:
-    counts = Counter(bins.index(a.depth) for a in architectures)
-    return [counts[i] for i in range(len(bins))]
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that take no time; what is asked for here does not take good ones."""
+    monkeypatch.setattr(mlp, "MlpSettings", partial(mlp.MlpSettings, hidden=(16,), steps=150))
 
 
 def weights(turn: Round) -> list[np.ndarray[Any, Any]]:
     surrogate = turn.predictor.surrogate
     assert isinstance(surrogate, Mlp)
     return [array for layer in surrogate.layers for array in layer]
-
-
-def story(turns: Sequence[Round]) -> list[tuple[object, ...]]:
-    """All that a round says of itself, but the end, which depends on the budget."""
-    return [(t.number, t.rows, t.measurements, t.evaluation, t.below, t.predictor.dataset) for t in turns]
 
 
 @pytest.mark.parametrize("strategy", ["balanced", "random"])
@@ -160,21 +99,21 @@ def test_the_evaluation_set_is_balanced_and_the_same_in_all_rounds() -> None:
     device, bins = Device(noisy=everything), divide(RESNET)
     turns = device.run(replace(PLAN, threshold=UNREACHABLE, evaluation=23, max_measurements=123))
     assert len(turns) == 3
-    evaluated, trained = device.assembled[::2], device.assembled[1::2]
+    trained, evaluated = device.assembled[::2], device.assembled[1::2]
     assert evaluated == [evaluated[0]] * 3
     assert set(device.asked[0]) == set(evaluated[0]) | set(trained[0])
     assert sorted(per_bin(evaluated[0], bins)) == [4, 4, 5, 5, 5]
     for turn, rows in zip(turns, trained, strict=True):
         assert not set(rows) & set(evaluated[0])
         assert turn.rows == len(rows)
-        assert turn.evaluation.overall.count == len(turn.test) == 23
+        assert turn.evaluation.overall.count == len(turn.judged) == 23
         assert sum(part.metrics.count for part in turn.evaluation.bins if part.metrics) == 23
 
 
 def test_the_first_call_mixes_both_sets_so_that_time_may_end_within() -> None:
     device = Device()
     device.run(replace(PLAN, max_measurements=PLAN.initial + 20, evaluation=20))
-    evaluated, half = set(device.assembled[0]), device.asked[0][: (PLAN.initial + 20) // 2]
+    evaluated, half = set(device.assembled[1]), device.asked[0][: (PLAN.initial + 20) // 2]
     assert 0 < len(evaluated & set(half)) < 20
 
 
@@ -183,11 +122,11 @@ def test_the_evaluation_set_is_never_trained_on() -> None:
     plan = replace(PLAN, max_measurements=80)
     true = Device()
     (turn,) = true.run(plan)
-    evaluated = set(true.assembled[0])
+    evaluated = set(true.assembled[1])
     assert len(evaluated) == 20
     false = Device(noisy=evaluated.__contains__)
     (other,) = false.run(plan)
-    assert not np.array_equal(turn.test.latency_ms, other.test.latency_ms)
+    assert not np.array_equal(turn.judged.latency_ms, other.judged.latency_ms)
     assert turn.evaluation != other.evaluation
     for a, b in zip(weights(turn), weights(other), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -256,8 +195,8 @@ def test_failures_are_survived_and_cost_measurements() -> None:
     turns = device.run(replace(PLAN, threshold=UNREACHABLE, max_measurements=120))
     assert turns[-1].end == "measurements"
     assert turns[-1].measurements == 120
-    for turn, evaluated, trained in zip(turns, device.assembled[::2], device.assembled[1::2], strict=True):
-        assert len(turn.test) == sum(not device.broken(a) for a in evaluated) < 20
+    for turn, trained, evaluated in zip(turns, device.assembled[::2], device.assembled[1::2], strict=True):
+        assert len(turn.judged) == sum(not device.broken(a) for a in evaluated) < 20
         assert turn.rows == sum(not device.broken(a) for a in trained) < len(trained)
     attempted = [a for call in device.asked for a in call]
     assert len(attempted) == len(set(attempted)), "what failed is not drawn again"
@@ -302,7 +241,8 @@ def test_a_space_too_small_is_refused_before_anything_is_measured() -> None:
         ({"strategy": "clever"}, "strategy 'clever', expected one of random, balanced"),
         ({"initial": 0}, "initial is 0, expected at least 1"),
         ({"step": 0}, "step is 0, expected at least 1"),
-        ({"evaluation": 0}, "evaluation is 0, expected at least 1"),
+        ({"evaluation": -1}, "evaluation is -1, expected at least 0"),
+        ({"extend": "cleverly"}, "extend 'cleverly', expected one of uncertainty, bins"),
         ({"threshold": 0}, "threshold is 0, expected a share"),
         ({"threshold": 1}, "threshold is 1, expected a share"),
         ({"threshold": 95}, "threshold is 95, expected a share between 0 and 1, such as 0.95"),
@@ -311,7 +251,14 @@ def test_a_space_too_small_is_refused_before_anything_is_measured() -> None:
         ({"w_above": math.nan}, "weights 1.0, nan: expected"),
         ({"max_minutes": 0}, "max_minutes is 0, expected minutes above 0"),
         ({"max_minutes": math.nan}, "max_minutes is nan"),
-        ({"max_measurements": 399}, "399 measurements at most, but the first round alone takes 300 and the evaluation"),
+        (
+            {"max_measurements": 29},
+            "29 measurements at most, but the first round alone takes 30 and the evaluation set 0",
+        ),
+        (
+            {"max_measurements": 99, "evaluation": 70},
+            "99 measurements at most, but the first round alone takes 30 and ",
+        ),
     ],
 )
 def test_impossible_plans(wrong: dict[str, Any], message: str) -> None:
@@ -320,4 +267,5 @@ def test_impossible_plans(wrong: dict[str, Any], message: str) -> None:
 
 
 def test_the_smallest_possible_budget_is_allowed() -> None:
-    assert Plan(max_measurements=400).max_measurements == 400
+    assert Plan(max_measurements=30).max_measurements == 30
+    assert Plan(max_measurements=100, evaluation=70).max_measurements == 100

@@ -21,11 +21,11 @@ from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import assemble, choose
 from esm_onnx.prediction.comparison import BASELINES, CompareSettings, Comparison, Result, pairs_of
 from esm_onnx.prediction.comparison import compare as run
+from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.encodings import encoding_names
+from esm_onnx.prediction.lookup import measuring_time_s
+from esm_onnx.prediction.lookup_encoding import Lookup
 from esm_onnx.prediction.surrogates import SURROGATES
-
-INTERVALS = 0.9
-"""What intervals are asked to enclose."""
 
 NONE = "—"
 
@@ -96,7 +96,7 @@ class HeldOut(click.ParamType[int | float | Path]):
 @click.option("--sizes", type=Sizes(), help="Numbers of training rows.  [default: 20, 50, 100, 200, … all]")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, help="Permutations of the rows.")
 @click.option("--test", type=HeldOut(), help="Held out: 1500, 30%, or a file.  [default: 30%, 1500 at most]")
-@click.option("--intervals", is_flag=True, help="Also what 90 % intervals enclose, which takes 5 or 10 fits more each.")
+@click.option("--intervals", is_flag=True, help="90 % intervals of all, which takes 5 more fits each.")
 @click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]")
 @click.option("--processes", type=click.IntRange(1, 256), default=1, help="Fits at the same time.")
 @click.option("--out", type=OUT, help="All figures with their spread as CSV; `-` in place of the table.")
@@ -124,6 +124,7 @@ def compare(
     with Store(store_path, create=False) as store:
         content = choose(store, space=space, target=target)
         dataset = assemble(store, content.space, content.target)
+        spent_s = measuring_time_s(store, content.space, content.target)
     held_out = read_dataset(test, content.space) if isinstance(test, Path) else None
     rows = round(test * len(dataset)) if isinstance(test, float) else test
     settings = CompareSettings(
@@ -131,8 +132,8 @@ def compare(
         sizes or (),
         rows if isinstance(rows, int) else None,
         seeds,
-        INTERVALS if intervals else None,
-        bins,
+        intervals=intervals,
+        bins=bins,
     )
     with progress_bar("fits") as tell:
 
@@ -140,10 +141,21 @@ def compare(
             tell(Progress(total, done, 0))
 
         found = run(dataset, settings, held_out=held_out, processes=processes, report=report)
-    _show(found, content, out, as_json)
+    _show(found, content, _measured(dataset, spent_s), out, as_json)
 
 
-def _show(found: Comparison, content: Content, out: Path | None, as_json: bool) -> None:
+def _measured(dataset: Dataset, spent_s: float) -> dict[str, Any]:
+    """What was measured and how long it took in s; None where nobody knows, or there is no lookup table."""
+    table = dataset.lookup if isinstance(dataset.lookup, Lookup) else None
+    return {
+        "measurements": len(dataset),
+        "measuring_s": spent_s or None,
+        "table_entries": table and table.entries,
+        "table_measuring_s": table and table.measuring_time_s,
+    }
+
+
+def _show(found: Comparison, content: Content, measured: dict[str, Any], out: Path | None, as_json: bool) -> None:
     if str(out) == "-":
         click.echo(csv_of(found), nl=False)
         return
@@ -151,10 +163,15 @@ def _show(found: Comparison, content: Content, out: Path | None, as_json: bool) 
         with replacing(out) as temporary:
             temporary.write_text(csv_of(found), encoding="utf-8")
     if as_json:
-        print_json({"space": content.space.name, "target": content.target.name, **found.as_json()})
-    else:
-        click.echo(f"{content.space.name} on {content.target.name!r}")
-        print_comparison(found)
+        print_json({"space": content.space.name, "target": content.target.name, **measured, **found.as_json()})
+        return
+    click.echo(f"{content.space.name} on {content.target.name!r}")
+    print_comparison(found)
+    if measured["measuring_s"] and measured["table_measuring_s"]:
+        click.echo(
+            "measuring took {measuring_s:.0f} s for {measurements} architectures, {table_measuring_s:.0f} s for the "
+            "{table_entries} entries of the lookup table".format_map(measured)
+        )
 
 
 def csv_of(found: Comparison) -> str:
@@ -171,7 +188,7 @@ def print_comparison(found: Comparison) -> None:
     """A table of all results, the best first; and the baselines beside the best."""
     click.echo(
         f"{found.test} measurements held out, up to {found.available} to train on; "
-        f"mean ± standard deviation of {found.seeds} seeds"
+        f"mean ± standard deviation over the seeds: {found.seeds}"
     )
     shown = [name for name in COLUMNS if any(getattr(result.mean, name, None) is not None for result in found.results)]
     print_table(

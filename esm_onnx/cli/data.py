@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space
+from esm_onnx.cli.linting import lint
 from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option, together
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError
@@ -24,6 +25,9 @@ from esm_onnx.measurement.store import Content, Store
 @click.group()
 def data() -> None:
     """Bring measured latencies in and out of a store."""
+
+
+data.add_command(lint)
 
 
 class ColumnName(click.ParamType[tuple[str, str]]):

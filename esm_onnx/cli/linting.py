@@ -26,7 +26,7 @@ from esm_onnx.prediction.lint_table import NOTE, Finding, Rows, names_of
 @store_option()
 @space_option(required=False)
 @click.option("--target", help="Name of the target, or the beginning of its digest.")
-@click.option("--strict", is_flag=True, help="Exit with 3 when there is an error or a warning, not only with --json.")
+@click.option("--strict", is_flag=True, help="Exit with 3 when there is more than notes.")
 @json_option()
 def lint(
     files: tuple[Path, ...],
@@ -52,7 +52,8 @@ def lint(
         _print(rows, findings)
     serious = sum(finding.severity != NOTE for finding in findings)
     if strict and serious:
-        raise ThresholdNotMet(f"{serious} findings that are more than notes, expected none")
+        told = "1 finding that is more than a note" if serious == 1 else f"{serious} findings that are more than notes"
+        raise ThresholdNotMet(f"{told}, expected none")
 
 
 def warn_about(findings: Sequence[Finding]) -> None:

@@ -8,25 +8,27 @@ from dataclasses import replace
 import numpy as np
 
 from esm_onnx.architectures import Architecture, Space, genome_length, to_genome
+from esm_onnx.architectures.blocks import is_block_space
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import SUBJECT
 from esm_onnx.measurement.store import Content, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.prediction.dataset import Dataset
+from esm_onnx.prediction.lookup import find_table
 
 
 def choose(store: Store, *, space: Space | None = None, target: str | None = None) -> Content:
     """The one space and target of a store that are meant.
 
     Args:
-        space: None where the store holds one space only.
+        space: None where the store holds one space only, not counting the blocks of lookup tables.
         target: its name, or the beginning of its digest; None where the store holds one target only.
 
     Raises:
         InputError: nothing fits, or more than one pair does; the message lists what there is.
     """
-    contents = [content for content in store.contents() if content.measurements]
+    contents = [c for c in store.contents() if c.measurements and (space is not None or not is_block_space(c.space))]
     fitting = [content for content in contents if content.matches(space, target)]
     fitting = [content for content in fitting if content.target.name == target] or fitting
     if len(fitting) == 1:
@@ -62,4 +64,5 @@ def assemble(store: Store, space: Space, target: Target, *, only: Collection[Arc
         latency_ms=np.array([np.mean(latencies[row]) for row in rows], dtype=np.float64),
         target={"name": target.name, "facts": dict(target.facts)},
         noise_floor=noise_floor(store.measurements(space, target)),
+        lookup=find_table(store, space, target),
     )

@@ -45,8 +45,8 @@ class CompareSettings:
         sizes: numbers of training rows, ascending; none: 20, 50, 100, 200, … and last all that are not held out.
         test: number of rows that are held out; None: 30 %, 1,500 at most.
         seeds: number of permutations; the seeds are 0, 1, ….
-        coverage: share that intervals shall enclose, set by cross-validation as `train` does, which takes a fit for
-            each fold (`hybrid` has folds of its own); None: no intervals, one fit.
+        coverage: share that intervals shall enclose. They are set by cross-validation, as `train` does.
+        intervals: of all, which takes a fit for each fold; else of those that are fitted quickly.
         bins: N_Bins; None divides the space in the usual way.
     """
 
@@ -54,7 +54,8 @@ class CompareSettings:
     sizes: tuple[int, ...] = ()
     test: int | None = None
     seeds: int = 5
-    coverage: float | None = None
+    coverage: float = 0.9
+    intervals: bool = False
     bins: int | None = None
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class CompareSettings:
             raise InputError(f"seeds is {self.seeds}, expected at least 1")
         if self.test is not None and self.test < 1:
             raise InputError(f"test is {self.test}, expected at least 1 row")
-        if self.coverage is not None and not 0 < self.coverage < 1:
+        if not 0 < self.coverage < 1:
             raise InputError(f"coverage is {self.coverage}, expected a share between 0 and 1, such as 0.9")
 
 
@@ -180,17 +181,21 @@ def pairs_of(space: Space, surrogates: Sequence[str] = (), encodings: Sequence[s
 
     Args:
         surrogates: none takes all.
-        encodings: none takes what suits each surrogate; "all" stands for every encoding.
+        encodings: none takes what suits each surrogate; "all" stands for every encoding. A lookup table stands on
+            its own, whatever is asked for.
 
     Raises:
         InputError: an unknown name.
     """
-    chosen = list(surrogates or SURROGATES)
+    chosen, general = list(surrogates or SURROGATES), encoding_names()
     usual = {name: usual_encoding(name, space) for name in (*chosen, *BASELINES)}
+    own = {name for name, encoding in usual.items() if not set(encoding.split("+")) <= set(general)}
     crossed = [name for name in encodings if name != EVERY_ENCODING]
     if EVERY_ENCODING in encodings:
-        crossed += [*encoding_names(), *usual.values()]
-    pairs = [(surrogate, encoding) for surrogate in chosen for encoding in crossed or [usual[surrogate]]]
+        crossed += [*general, *(encoding for name, encoding in usual.items() if name not in own)]
+    pairs = [
+        (name, encoding) for name in chosen for encoding in (crossed if crossed and name not in own else [usual[name]])
+    ]
     return tuple(dict.fromkeys([*pairs, *((name, usual[name]) for name in BASELINES)]))
 
 
@@ -214,19 +219,14 @@ def compare(
         InputError: nothing is left to train on, or to judge on.
     """
     dataset = dataset if held_out is None else without(dataset, held_out)
-    usual = min(round(USUAL_TEST * len(dataset)), GREATEST_USUAL_TEST)
-    apart = 0 if held_out is not None else usual if settings.test is None else settings.test
+    apart = 0 if held_out is not None else _usual_test(dataset) if settings.test is None else settings.test
     available, test = max(len(dataset) - apart, 0), apart if held_out is None else len(held_out)
-    if test < 1 or available < LEAST_ROWS:
-        raise InputError(
-            f"{test} measurements held out and {available} left to train on, expected at least 1 and {LEAST_ROWS}: "
-            f"hold out another number, or measure more"
-        )
+    _check_rows(available, test)
     bins, sizes = divide(dataset.space, settings.bins), settings.sizes or _usual_sizes(available)
     perfect = evaluate(dataset.latency_ms, dataset.latency_ms, dataset.depths, bins, dataset.noise_floor)
     jobs = [(pair, rows, seed) for rows in sizes for pair in settings.pairs for seed in range(settings.seeds)]
     outcomes: dict[Job, Figures | str] = {}
-    for job, outcome in _each(partial(_outcome, dataset, held_out, apart, bins, settings.coverage), jobs, processes):
+    for job, outcome in _each(partial(_outcome, dataset, held_out, apart, bins, settings), jobs, processes):
         outcomes[job] = outcome
         if report is not None:
             report(len(outcomes), len(jobs))
@@ -238,13 +238,25 @@ def compare(
     return Comparison(tuple(results), available, test, settings.seeds, perfect.noise_floor, perfect.reachable)
 
 
+def _check_rows(available: int, test: int) -> None:
+    if test < 1 or available < LEAST_ROWS:
+        raise InputError(
+            f"{test} measurements held out and {available} left to train on, expected at least 1 and {LEAST_ROWS}: "
+            f"hold out another number, or measure more"
+        )
+
+
+def _usual_test(dataset: Dataset) -> int:
+    return min(round(USUAL_TEST * len(dataset)), GREATEST_USUAL_TEST)
+
+
 def _usual_sizes(available: int) -> tuple[int, ...]:
     ladder = (digit * 10**power for power in range(1, len(str(available))) for digit in (1, 2, 5))
     return *(size for size in ladder if LEAST_USUAL_SIZE <= size < available), available
 
 
 def _outcome(
-    dataset: Dataset, held_out: Dataset | None, apart: int, bins: Bins, coverage: float | None, job: Job
+    dataset: Dataset, held_out: Dataset | None, apart: int, bins: Bins, settings: CompareSettings, job: Job
 ) -> Figures | str:
     """The figures of one fit, or why there are none; `apart`: number of rows that are held out of the dataset."""
     pair, rows, seed = job
@@ -252,6 +264,7 @@ def _outcome(
     if rows > len(known):
         return f"{len(known)} measurements to train on, expected {rows}: measure more"
     unseen = unseen if held_out is None else held_out
+    coverage = settings.coverage if settings.intervals or find_surrogate(pair[0]).quick else None
     try:
         fit = fit_once(pair, known.select(slice(rows)), unseen, bins=bins, seed=seed, coverage=coverage)
         return figures_of(fit, unseen, bins)

@@ -118,7 +118,7 @@ def fit_once(
     if coverage is None:
         surrogate = entry.fit(examples)
     else:
-        fitted = entry.with_folds(examples, assign_folds(known, bins, TrainSettings(seed=seed)))
+        fitted = entry.with_folds(examples, assign_folds(known, bins, TrainSettings(name, seed=seed)))
         out_of_fold = np.maximum(_finite(fitted.out_of_fold, name), LEAST_MS)
         surrogate, interval = fitted.surrogate, calibrate(out_of_fold, known.latency_ms, known.depths, bins, coverage)
     trained = clock()

@@ -59,13 +59,12 @@ def calibrate(predicted: Vector, measured: Vector, depths: NDArray[np.int64], bi
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}, expected a share between 0 and 1, such as 0.9")
-    with np.errstate(divide="ignore"):
-        scores = np.abs(measured - predicted) / predicted
     of_bin = np.array([bins.index(int(depth)) for depth in depths], np.int64)
-    usual = _usual(scores, of_bin, len(bins), coverage)
-    width = _quantile(scores / usual[of_bin], coverage)
-    widths = tuple(float(width * scale) for scale in usual)
-    return Interval(coverage, tuple(bins.ranges), widths, len(scores))
+    with np.errstate(divide="ignore", over="ignore"):  # where all others are predicted exactly, nothing is usual
+        scores = np.abs(measured - predicted) / predicted
+        usual, without_itself = _usual(scores, of_bin, len(bins), coverage)
+        widths = _quantile(scores / without_itself, coverage) * usual
+    return Interval(coverage, tuple(bins.ranges), tuple(widths.tolist()), len(scores))
 
 
 def measured_coverage(
@@ -92,20 +91,42 @@ def measured_coverage(
     return inside / len(measured)
 
 
-def _usual(scores: Vector, of_bin: NDArray[np.int64], bins: int, coverage: float) -> Vector:
-    """For each bin the score that the stated share of its rows stay below, drawn towards that of all rows."""
-    if not len(scores):
-        return np.ones(bins)
-    finite = np.where(np.isfinite(scores), scores, np.finfo(float).max)
-    overall = float(np.quantile(finite, coverage)) or 1.0
-    usual = []
+def _usual(scores: Vector, of_bin: NDArray[np.int64], bins: int, coverage: float) -> tuple[Vector, Vector]:
+    """What is usual: the score that the stated share of rows stays below, in each bin drawn towards that of all rows.
+
+    Returns:
+        For each bin; and for each row that of its bin without the row itself, since a great score would otherwise raise
+        what it is divided by.
+    """
+    finite = np.minimum(scores, np.finfo(float).max)
+    overall, overall_without = _order_statistics(finite, coverage)
+    least = np.finfo(float).tiny if overall else 1.0
+    usual, without_itself = np.empty(bins), np.empty(len(scores))
     for i in range(bins):
-        own = finite[of_bin == i]
-        quantile = float(np.quantile(own, coverage)) if len(own) else 0.0
-        usual.append((len(own) * quantile + BORROWED * overall) / (len(own) + BORROWED))
-    return np.array(usual)
+        inside = of_bin == i
+        own, own_without = _order_statistics(finite[inside], coverage)
+        count = int(inside.sum())
+        usual[i] = (count * own + BORROWED * overall) / (count + BORROWED)
+        rest = count - 1
+        without_itself[inside] = (rest * own_without + BORROWED * overall_without[inside]) / (rest + BORROWED)
+    return np.maximum(usual, least), np.maximum(without_itself, least)
+
+
+def _order_statistics(values: Vector, share: float) -> tuple[float, Vector]:
+    """The value that the share of them stays below, 0 for none; and for each value, that of the others, if any."""
+    order = np.argsort(values, kind="stable")
+    ranks = np.empty(len(values), np.int64)
+    ranks[order] = np.arange(len(values))
+    if len(values) < 2:
+        return float(values.sum()), values
+    place, place_without = (_place(n, share) - 1 for n in (len(values), len(values) - 1))
+    return float(values[order[place]]), values[order[place_without + (ranks <= place_without)]]
 
 
 def _quantile(scores: Vector, coverage: float) -> float:
-    place = math.ceil((len(scores) + 1) * Fraction(str(coverage)))  # in floats, 100 · 0.55 is above 55
+    place = _place(len(scores) + 1, coverage)
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else math.inf
+
+
+def _place(count: int, share: float) -> int:
+    return math.ceil(count * Fraction(str(share)))  # in floats, 100 · 0.55 is above 55

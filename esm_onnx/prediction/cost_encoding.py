@@ -26,7 +26,7 @@ from esm_onnx.architectures import Architecture, Options, Space, sample, to_geno
 from esm_onnx.errors import InputError
 from esm_onnx.export import ExportSettings
 from esm_onnx.export.cost import Counts, graph_of, node_counts
-from esm_onnx.export.writers import WRITERS, export_of
+from esm_onnx.export.writers import FAMILIES, export_of
 from esm_onnx.prediction.encoding import GREATEST_TABLE, Matrix, Products, Table, indicators
 
 Cube = NDArray[np.float64]
@@ -65,7 +65,7 @@ def build_cost(space: Space) -> Table:
     Raises:
         InputError: the space has no writer of ours, or more options than a table can hold.
     """
-    if export_of(space).writer not in WRITERS:
+    if export_of(space).writer not in FAMILIES:
         raise InputError(
             f"space {space.name!r} is written by {export_of(space).writer!r}, whose graphs do not tell blocks apart: "
             f"take another encoding than cost"

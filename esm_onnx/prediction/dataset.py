@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space
 from esm_onnx.errors import InputError
+from esm_onnx.prediction.lookup_encoding import NO_TABLE, Lookup
 
 Genomes = NDArray[np.int64]
 Vector = NDArray[np.float64]
@@ -28,6 +29,7 @@ class Dataset:
         latency_ms: [n], in ms.
         target: name and facts of the device and runtime, as JSON data.
         noise_floor: relative standard deviation, as a share, that repeated measurements show; None where unknown.
+        lookup: the lookup table of the same target, or why there is none.
 
     Raises:
         InputError: a latency that is not a positive number.
@@ -38,6 +40,7 @@ class Dataset:
     latency_ms: Vector
     target: Mapping[str, Any]
     noise_floor: float | None = None
+    lookup: Lookup | str = NO_TABLE
 
     def __post_init__(self) -> None:
         wrong = ~(np.isfinite(self.latency_ms) & (self.latency_ms > 0))

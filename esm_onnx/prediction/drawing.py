@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from esm_onnx.architectures import Space, genome_length
 from esm_onnx.prediction.encoding import Moments, Parts, Products, Step, combination_strides
@@ -13,7 +13,7 @@ from esm_onnx.prediction.surrogate import Nodes
 
 
 def draw_encoding(graph: Nodes, space: Space, name: str, row: str) -> str:
-    """Nodes from genomes as float32 [batch, length] to encoded vectors [batch, columns].
+    """Nodes from genomes [batch, length] to encoded vectors [batch, columns], both in the graph's floats.
 
     Each slot's options become the number of their combination by one product with the strides; an absent block gets a
     negative number, so it equals none of them. Comparing gives zeros and ones, and one product with the encoding's
@@ -27,7 +27,7 @@ def draw_encoding(graph: Nodes, space: Space, name: str, row: str) -> str:
     code = graph.add("MatMul", "slot.code", row, graph.floats("slot.strides", codes))
     code = graph.add("Unsqueeze", "slot.column", code, graph.constant("slot.axis", np.array([2])))
     held = graph.add("Equal", "slot.held", code, graph.floats("slot.combinations", np.arange(combinations)))
-    held = graph.add("Cast", "slot.indicator", held, to=TensorProto.FLOAT)
+    held = graph.add("Cast", "slot.indicator", held, to=graph.kind)
     held = graph.add("Reshape", "slot.row", held, graph.constant("slot.shape", np.array([-1, slots * combinations])))
     sums = graph.add("MatMul", "encoded.blocks", held, graph.floats("encoded.table", table.blocks))
     if head:
@@ -41,7 +41,7 @@ def _draw_network(graph: Nodes, space: Space, table: NDArray[np.float64], row: s
     columns = graph.constant("network.columns", np.array([i for i, _ in options]))
     spread = graph.add("Gather", "network.spread", row, columns, axis=1)
     held = graph.add("Equal", "network.held", spread, graph.floats("network.options", [index for _, index in options]))
-    held = graph.add("Cast", "network.indicator", held, to=TensorProto.FLOAT)
+    held = graph.add("Cast", "network.indicator", held, to=graph.kind)
     return graph.add("MatMul", "encoded.network", held, graph.floats("network.table", table))
 
 

@@ -7,6 +7,7 @@
     fcc          feature combination count: for each unit, how many blocks have each combination of options
     fcc-first    fcc, and which combination is the first block of each unit: its stride and input width differ
     counts       fc and fcc-first together: what options have in common, and what combinations have of their own
+    entries      how often each entry of a lookup table is needed, see `lookup_encoding.py`; for `lut` and `lut-bias`
     cost         sums over the subnet's ONNX graph, see `cost_encoding.py`; for spaces that our writers draw
 
 Options that are names count as numbers 1, 2, … where a number is needed. Options of the whole network stand in front:
@@ -27,8 +28,8 @@ import numpy as np
 from esm_onnx.architectures import Feature, Space
 from esm_onnx.architectures.space import plain
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.cost_encoding import build_cost
 from esm_onnx.prediction.encoding import Columns, Encoding, Matrix, Moments, Parts, Products, Table, values_of
+from esm_onnx.prediction.lookup_encoding import ENTRIES
 
 
 def _chosen(space: Space, feature: Feature) -> list[int]:
@@ -156,10 +157,17 @@ def _add_firsts(columns: Columns) -> None:
 
 def _add_combinations(columns: Columns, places: list[tuple[str, range]]) -> None:
     """How many blocks in each place have each combination of options."""
+    itself = np.eye(len(columns.space.combinations))
     for name, slots in places:
-        for c, combination in enumerate(columns.space.combinations):
+        for combination, weights in zip(columns.space.combinations, itself, strict=True):
             options = ",".join(f"{feature}={plain(option)}" for feature, option in combination.items())
-            columns.add_blocks(f"{name}.{options}", slots, np.eye(len(columns.space.combinations))[c])
+            columns.add_blocks(f"{name}.{options}", slots, weights)
+
+
+def _build_cost(space: Space) -> Table:
+    from esm_onnx.prediction.cost_encoding import build_cost  # onnx, which the others do not need
+
+    return build_cost(space)
 
 
 ENCODINGS: dict[str, Encoding] = {
@@ -176,7 +184,7 @@ ENCODINGS: dict[str, Encoding] = {
 }
 """For any space."""
 
-COST = Encoding("cost", build_cost)
+COST = Encoding("cost", _build_cost)
 
 
 def encoding_names() -> list[str]:
@@ -191,7 +199,7 @@ def find_encoding(name: str) -> Encoding:
     Raises:
         InputError: there is none.
     """
-    every = {**ENCODINGS, COST.name: COST}
+    every = {**ENCODINGS, COST.name: COST, ENTRIES.name: ENTRIES}
     parts = name.split("+")
     if not set(parts) <= set(every) or len(set(parts)) < len(parts):
         raise InputError(f"encoding {name!r}, expected one of {', '.join(every)}, or several joined by '+'")

@@ -33,8 +33,12 @@ COUNT_STRENGTHS = np.logspace(-1, 5, 13)
 LEAST_FOR_COUNTS, LEAST_FOR_NETWORKS = 40, 200
 """Rows below which a stage was never confirmed: it is not tried, which saves its time."""
 NETWORKS = 3
-FAR = 5.0
+MOST_NETWORK_FOLDS = 5
+"""More folds than these are joined: networks take time, unlike the regressions."""
+FAR = 3.0
 """Usual residuals beyond which a row is an outlier: its weight falls with the square of its distance."""
+ROUNDS = 4
+"""Times that the first stage is fitted, each with the weights that the one before gives."""
 LEAST_SHARE = 1e-3
 """Of the median latency: what the first stage gives at least."""
 MIXTURE_SPREAD = 0.3
@@ -112,12 +116,12 @@ def fit_hybrid(examples: Examples, folds: Folds) -> Fitted:
     costs = sum(column.startswith(PREFIX) for column in examples.columns)
     split = costs if 0 < costs < len(examples.columns) else None
     head, rest = _parted(examples.x, split)
-    trust = np.ones(len(y))
-
-    for _ in range(2):  # once to see the outliers, once without them
-        cost, unseen = _fit_cost(head, y, trust, folds)
+    trust, unseen = np.ones(len(y)), y
+    for _ in range(ROUNDS):
+        # relative to what is predicted: relative to itself, a latency that is too small would count the most
+        cost, unseen = _fit_cost(head, y, trust / unseen**2, folds)
         unseen = np.maximum(unseen, least_ms)
-        trust = _trust(y / unseen - 1)
+        trust = _trust(np.log(y / unseen))
     corrections: list[Regressor] = []
     for least, fit_stage in ((LEAST_FOR_COUNTS, _fit_counts), (LEAST_FOR_NETWORKS, _fit_networks)):
         if len(y) < least:
@@ -143,17 +147,17 @@ def confirmed_share(correction: Vector, residual: Vector, weights: Vector) -> fl
     return float(np.clip(share - DOUBT * error, 0, 1))
 
 
-def _fit_cost(x: Matrix, y: Vector, trust: Vector, folds: Folds) -> tuple[Linear, Vector]:
-    """The first stage and what it gives out of fold; rows count for their relative error."""
+def _fit_cost(x: Matrix, y: Vector, weights: Vector, folds: Folds) -> tuple[Linear, Vector]:
+    """The first stage and what it gives out of fold."""
 
     def fit_free(part: Matrix, rows: NDArray[np.bool_]) -> Linear:
-        return fit_ridge(part, y[rows], COST_STRENGTHS, trust[rows] / y[rows] ** 2)
+        return fit_ridge(part, y[rows], COST_STRENGTHS, weights[rows])
 
     def fit_positive(part: Matrix, rows: NDArray[np.bool_]) -> Linear:
-        return fit_nonnegative(part, y[rows], trust[rows] / y[rows] ** 2)
+        return fit_nonnegative(part, y[rows], weights[rows])
 
     free, positive = (_out_of_fold(fit, x, folds) for fit in (fit_free, fit_positive))
-    share = _mixture((free - positive) / y, 1 - positive / y, trust)
+    share = _mixture(free - positive, y - positive, weights)
     whole = np.ones(len(y), bool)
     return mixed(fit_positive(x, whole), fit_free(x, whole), share, "cost"), positive + share * (free - positive)
 
@@ -176,6 +180,7 @@ def _fit_counts(x: Matrix, residual: Vector, trust: Vector, folds: Folds, _seed:
 def _fit_networks(x: Matrix, residual: Vector, trust: Vector, folds: Folds, seed: int) -> tuple[Regressor, Vector]:
     from esm_onnx.prediction.ensemble import EnsembleSettings, fit_mlps  # torch, which fewer rows do not need
 
+    folds = folds % MOST_NETWORK_FOLDS
     numbers = np.unique(folds)
     members = np.vstack([*(trust * (folds != number) for number in numbers), *[trust] * NETWORKS])
     fitted = fit_mlps(x, residual, members, EnsembleSettings(), seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,44 +11,46 @@ from numpy.typing import NDArray
 from esm_onnx.architectures import Space
 from esm_onnx.architectures.genome import genome_columns
 from esm_onnx.prediction.lint_fit import fit
+from esm_onnx.prediction.lint_groups import cache_findings, duplicate_findings, groups_of, leak_findings
 from esm_onnx.prediction.lint_order import LEAST_ROWS, order_findings
+from esm_onnx.prediction.lint_sums import flat_findings, sum_findings
 from esm_onnx.prediction.lint_table import SEVERITIES, Finding, Rows, numbered
 from esm_onnx.prediction.lint_values import (
-    cache_findings,
     clock_findings,
     clock_of,
-    duplicate_findings,
-    flat_findings,
-    groups_of,
     latencies,
-    leak_findings,
     provenance_findings,
     repeated_findings,
     repeated_value,
     sentinel_findings,
-    sum_findings,
 )
+
+LEAST = 2
+"""Rows that can be compared."""
 
 
 def lint(rows: Rows) -> list[Finding]:
-    """All findings, gravest first."""
-    found = [*provenance_findings(rows), *sentinel_findings(rows)]
-    rows = rows.select(latencies(rows))
-    if len(rows) > 1:
-        clock = clock_of(rows.latency_ms)
-        repeated = repeated_value(rows, clock)
-        found += [*repeated_findings(rows, repeated), *clock_findings(rows, clock)]
-        rows = rows.select(~repeated)
-        groups = groups_of(rows, clock)
-        sums = list(sum_findings(rows, clock))
-        found += [*sums, *duplicate_findings(rows, groups)]
-        if sums:  # sums are equal where their terms are
-            groups = replace(groups, measurement=np.arange(len(rows)))
-        found += cache_findings(rows, groups)
-        found += leak_findings(rows, groups)
-    if len(rows) >= LEAST_ROWS:
-        found += [*flat_findings(rows), *order_findings(rows, fit(rows))]
+    """All findings about a table, gravest first; each check leaves out the rows that earlier ones found to be none."""
+    found = [*provenance_findings(rows), *sentinel_findings(rows), *_of_latencies(rows.select(latencies(rows)))]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _of_latencies(rows: Rows) -> Iterator[Finding]:
+    """Findings about rows that all have a latency."""
+    clock = clock_of(rows.latency_ms)
+    repeated = repeated_value(rows, clock)
+    yield from repeated_findings(rows, repeated)
+    yield from clock_findings(rows, clock)
+    rows = rows.select(~repeated)
+    if len(rows) < LEAST:
+        return
+    groups, sums = groups_of(rows, clock), list(sum_findings(rows, clock))
+    if sums:  # they are equal where their terms are
+        groups = replace(groups, measurement=np.arange(len(rows)))
+    yield from (*sums, *cache_findings(rows, groups), *duplicate_findings(rows, groups), *leak_findings(rows, groups))
+    if len(rows) >= LEAST_ROWS and not sums:  # nobody measured sums in any order
+        yield from flat_findings(rows)
+        yield from order_findings(rows, fit(rows))
 
 
 def lint_dataset(

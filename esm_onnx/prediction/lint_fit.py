@@ -14,16 +14,18 @@ from functools import cached_property
 
 import numpy as np
 
-from esm_onnx.prediction.lint_table import Indices, Matrix, Rows, Vector, short_name
+from esm_onnx.prediction.lint_table import ABSENT, Indices, Matrix, Rows, Vector, short_name
 
-ABSENT = -1
 BLOCK = re.compile(r"u(\d+)b(\d+)\.(.+)")
 PLACE = re.compile(r"(.+)\[\d+\]")
 MOST_OPTIONS = 12
 """A column with more different values is a number."""
 MOST_COLUMNS = 600
-LEAST_BENT = 30
+"""Of a design, so that ten thousand rows take a second."""
 MOST_CROSSED = 2
+"""Numbers of the network that blocks are crossed with."""
+LEAST_BENT = 30
+FURTHEST = 5.0
 PENALTIES = np.logspace(-7, 1, 17)
 """As shares of the greatest eigenvalue."""
 WINSOR = 3.0
@@ -108,7 +110,8 @@ def fit(rows: Rows) -> Fit:
 
     def explain_sum(target: Vector) -> Vector:
         relative = weighted.explain(np.exp(target) / expected)
-        return np.log(expected * np.clip(relative, 0.2, 5.0))
+        explained: Vector = np.log(expected * np.clip(relative, 1 / FURTHEST, FURTHEST))
+        return explained
 
     by_sum = _alternate(rows, basis, explain_sum, by_logarithm.levels)
     return min(by_logarithm, by_sum, key=lambda fitted: spread(fitted.residual))
@@ -134,8 +137,8 @@ def _bent(fitted: Vector, y: Vector) -> Vector:
     if not scale or len(y) < LEAST_BENT:
         return fitted
     powers = np.vander(np.clip(centred / scale, -3, 3), 4)
-    correction: Vector = powers @ np.linalg.lstsq(powers, y - fitted, rcond=None)[0]
-    return fitted + correction
+    bent: Vector = fitted + powers @ np.linalg.lstsq(powers, y - fitted, rcond=None)[0]
+    return bent
 
 
 def _levels(rest: Vector, session: Indices, count: int) -> Vector:
@@ -146,9 +149,9 @@ def _levels(rest: Vector, session: Indices, count: int) -> Vector:
     return levels
 
 
-def winsorized(residual: Vector, limit: float = WINSOR) -> Vector:
-    """Residuals, none further from the median than so many (robust) standard deviations."""
-    median, most = np.median(residual), limit * spread(residual)
+def winsorized(residual: Vector) -> Vector:
+    """Residuals, none further from the median than three (robust) standard deviations."""
+    median, most = np.median(residual), WINSOR * spread(residual)
     clipped: Vector = np.clip(residual, median - most, median + most)
     return clipped
 

@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from esm_onnx.prediction.lint_fit import WINSOR, Basis, Fit, fit, spread, winsorized
+from esm_onnx.prediction.lint_fit import Basis, Fit, fit, spread, winsorized
 from esm_onnx.prediction.lint_table import NOTE, WARNING, Finding, Indices, Mask, Rows, Vector, percent
 
 ALPHA = 1e-3
@@ -24,19 +24,20 @@ ALPHA = 1e-3
 LEAST_ROWS = 20
 """Rows of a session whose order says anything."""
 LEAST_STRETCH = 8
+"""Rows of a stretch, or of a session, whose level is judged."""
 MATTERS = 0.002
 """Levels that are off by less than this share of the latency, in the mean over a session, are not worth a word: a tenth
 of the error that a measurement is usually allowed."""
 COMMON = 0.1
-"""An autocorrelation that is worth a word however small the residuals are."""
-MOST_STEPS, FURTHEST = 3, 10.0
+"""An autocorrelation below this is not worth one either: neighbours share so little of their variance."""
+MOST_STEPS, MOST_SHOWN = 3, 4
+"""Stretches, and sessions, that a message names."""
 LINE = 0.8
 """A straight line explains three quarters of a step at most."""
-MOST_SHOWN = 4
-PARTS, FINE, MOST_STRATA = 10, 50, 50
+PARTS, FINE, GRID, MOST_STRATA = 10, 50, 200, 50
+"""How finely a session is divided: for a message, to take drift out, to find a stretch; and into what strata."""
 TELLS = 0.01
 """Share of the variance of time that features must explain for the order not to pass as random."""
-GRID = 200
 ORDER_ADVICE = (
     "measure again with references in each session (`esm-onnx profile`); until then split by time "
     "(--split time), and let the predictor know the order"
@@ -93,12 +94,13 @@ def _sessions(rows: Rows, fitted: Fit) -> Iterator[Finding]:
     judged = np.flatnonzero(counts >= LEAST_STRETCH)
     if len(judged) < 2:
         return
-    apart = fit(replace(rows, sessions=None, names=("",))).residual
-    off = [
-        int(s)
-        for s in judged
-        if abs(fitted.levels[s]) >= MATTERS and _p(apart, rows.session == s, fitted.basis) * len(judged) < ALPHA
-    ]
+    apart = normal_scores(fit(replace(rows, sessions=None, names=("",))).residual)
+    off = []
+    for s in judged:
+        inside, alpha = rows.session == s, ALPHA / len(judged)
+        z = float(apart[inside].sum()) / math.sqrt(counts[s] * max(1 - counts[s] / len(rows), 1e-9) * apart.var())
+        if abs(fitted.levels[s]) >= MATTERS and two_sided(z) < alpha and _p(apart, inside, fitted.basis) < alpha:
+            off.append(int(s))
     if not off:
         return
     levels = {int(s): float(fitted.levels[s]) for s in judged}
@@ -109,7 +111,7 @@ def _sessions(rows: Rows, fitted: Fit) -> Iterator[Finding]:
     yield Finding(
         "sessions",
         WARNING,
-        f"{len(off)} of {len(judged)} sessions are on another level than the rest: for what features say, "
+        f"{len(off)} of {len(judged)} sessions stand on another level than the rest: with features accounted for, "
         f"{rows.names[high]} is {percent(levels[high] - levels[low])} against {rows.names[low]} "
         f"(mean latencies {', '.join(f'{means[s]:.4g} ms in {rows.names[s]}' for s in shown)})",
         int(inside.sum()),
@@ -151,20 +153,25 @@ def _steps(values: Vector, alpha: float) -> tuple[list[slice], Vector]:
 
 
 def _offset(values: Vector, step: slice, steps: Sequence[slice]) -> float:
-    """How far the mean of a stretch is off that of the rows in none."""
+    """How far the level of a stretch is off that of the rows in none."""
     others = np.ones(len(values), bool)
     for other in steps:
         others[other] = False
-    values = winsorized(values, FURTHEST)
-    return float(values[step].mean() - (values[others].mean() if others.any() else values.mean()))
+    return _centre(values[step]) - _centre(values[others] if others.any() else values)
+
+
+def _centre(values: Vector) -> float:
+    """The mean of all but the least and the greatest twentieth."""
+    cut = len(values) // 20
+    return float(np.sort(values)[cut : len(values) - cut].mean())
 
 
 def _shift_finding(rows: Rows, of: Indices, values: Vector, step: slice) -> Finding:
     return Finding(
         "level shift",
         WARNING,
-        f"{rows.stretch(of[step])} are {percent(_offset(values, step, [step]))} against the others of their session, "
-        f"for what features say; lag-1 autocorrelation {_lag_one(values):.2f}",
+        f"{rows.stretch(of[step])} are {percent(_offset(values, step, [step]))} against the rest of their session, "
+        f"with features accounted for; lag-1 autocorrelation {_lag_one(values):.2f}",
         step.stop - step.start,
         rows.first(_mask(rows, of[step])),
         "leave these rows out, or measure them again with references before and after",
@@ -173,8 +180,9 @@ def _shift_finding(rows: Rows, of: Indices, values: Vector, step: slice) -> Find
 
 def _drift_finding(rows: Rows, of: Indices, values: Vector, steps: Sequence[slice]) -> Finding:
     which = f" of {rows.names[rows.session[of[0]]]}" if len(rows.names) > 1 else ""
-    levels = _tenths(values, FURTHEST)
-    tenths = " ".join(f"{100 * math.expm1(level):+.1f}" for level in levels - levels.mean())
+    whole = _centre(values)
+    levels = [_centre(part) - whole for part in np.array_split(values, PARTS)]
+    tenths = " ".join(f"{100 * math.expm1(level):+.1f}" for level in levels)
     most = ", ".join(f"{rows.stretch(of[step])} {percent(_offset(values, step, steps))}" for step in steps)
     return Finding(
         "drift",
@@ -198,7 +206,7 @@ def _autocorrelation(rows: Rows, fitted: Fit, residual: Vector) -> Iterator[Find
     if _neighbours(rows.session, fitted.fitted)[1] < ALPHA:
         return  # neighbours are alike in their architectures, so any lack of fit is alike too
     lag, p = _neighbours(rows.session, residual)
-    if p >= ALPHA or (abs(lag) < COMMON and math.sqrt(abs(lag)) * spread(residual) < MATTERS):
+    if p >= ALPHA or abs(lag) < COMMON:
         return
     yield Finding(
         "autocorrelation",
@@ -297,15 +305,15 @@ def _harm(values: Vector) -> float:
     return float(np.abs(tenths - np.median(tenths)).mean()) - 0.8 * spread(values) * math.sqrt(PARTS / len(values))
 
 
-def _tenths(values: Vector, limit: float = WINSOR) -> Vector:
-    """Mean of each tenth; what is further off than `limit` standard deviations counts as so many."""
-    return np.array([part.mean() for part in np.array_split(winsorized(values, limit), PARTS)])
+def _tenths(values: Vector) -> Vector:
+    """Mean of each tenth, outliers drawn in."""
+    return np.array([part.mean() for part in np.array_split(winsorized(values), PARTS)])
 
 
 def _explained(values: Vector, level: Vector) -> float:
     """Share of the variance that goes when a level is taken out; outliers count little."""
     whole = winsorized(values)
-    return 1 - float(winsorized(values - level).var() / whole.var())
+    return 1 - float(winsorized(values - level).var() / max(whole.var(), 1e-300))
 
 
 def _line(values: Vector) -> Vector:
@@ -318,10 +326,11 @@ def _line(values: Vector) -> Vector:
 def _level(values: Vector) -> Vector:
     """The level in the order of measuring: means of stretches, and straight lines between their middles."""
     n = len(values)
-    parts = np.array_split(winsorized(values), max(PARTS if n >= PARTS * LEAST_ROWS else 2, min(FINE, n // LEAST_ROWS)))
+    parts = np.array_split(winsorized(values), max(2, min(FINE, n // LEAST_ROWS)))
     ends = np.cumsum([len(part) for part in parts])
     middles = ends - np.array([len(part) for part in parts]) / 2
-    return np.interp(np.arange(n), middles, [part.mean() for part in parts])
+    level: Vector = np.interp(np.arange(n), middles, [part.mean() for part in parts])
+    return level
 
 
 def _lag_one(values: Vector) -> float:
@@ -330,9 +339,11 @@ def _lag_one(values: Vector) -> float:
 
 
 def normal_scores(values: Vector) -> Vector:
-    """The normal quantile of each value's rank."""
-    scores = np.empty(len(values))
-    scores[np.argsort(values, kind="stable")] = _quantiles(len(values))
+    """The normal quantile of each value's rank; of values that are equal, the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    total = np.concatenate([[0.0], np.cumsum(_quantiles(len(values)))])
+    ends = np.cumsum(counts)
+    scores: Vector = ((total[ends] - total[ends - counts]) / counts)[places]
     return scores
 
 

@@ -22,6 +22,8 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 """An error: rows that are no measurements. A warning: what a predictor suffers from. A note: good to know."""
 MEASURED = "measured"
+ABSENT = -1
+"""What stands in a genome, and in all columns, for a block that is not there."""
 FEW = 5
 """Rows that a finding names."""
 
@@ -67,7 +69,7 @@ class Rows:
         places: [n] place of each row in its session, from 1; None counts them.
 
     Raises:
-        InputError: no row, or columns and rows that do not fit together.
+        InputError: columns and rows that do not fit together, or a feature that is no finite number.
     """
 
     features: Matrix
@@ -80,8 +82,6 @@ class Rows:
 
     def __post_init__(self) -> None:
         n = len(self.latency_ms)
-        if not n:
-            raise InputError("no row, expected at least one architecture with a latency")
         if self.features.shape != (n, len(self.columns)):
             raise InputError(f"features are {self.features.shape}, expected {(n, len(self.columns))}")
         if not np.isfinite(self.features).all():

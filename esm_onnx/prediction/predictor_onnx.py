@@ -59,7 +59,7 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
     """The ONNX model of a predictor."""
     space, graph = predictor.space, Nodes()
     row = graph.add("Cast", "row", "genome", to=TensorProto.FLOAT)
-    encoded = draw_encoding(graph, space, predictor.encoding, row)
+    encoded = _draw_encoded(graph, predictor, row)
     latency = predictor.surrogate.draw(graph, encoded)
     latency = graph.add("Max", "latency.least", latency, graph.floats("least_ms", LEAST_MS))
     nothing = graph.floats("no_latency", math.nan)
@@ -83,6 +83,19 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
     )
     helper.set_model_props(model, {METADATA: json.dumps(metadata(predictor), allow_nan=False)})
     return model
+
+
+def _draw_encoded(graph: Nodes, predictor: Predictor, row: str) -> str:
+    """The encoded vectors, float32 [batch, columns].
+
+    Where a column stands at a threshold, the last digit decides on which side: for a surrogate that jumps there, the
+    encoding is computed as in Python, in float64, and rounded in the end. For others that would only take time.
+    """
+    if not getattr(predictor.surrogate, "jumps", False):
+        return draw_encoding(graph, predictor.space, predictor.encoding, row)
+    row = graph.add("Cast", "row.double", row, to=TensorProto.DOUBLE)
+    encoded = draw_encoding(graph.doubles, predictor.space, predictor.encoding, row)
+    return graph.add("Cast", "encoded.single", encoded, to=TensorProto.FLOAT)
 
 
 def _draw_factors(graph: Nodes, predictor: Predictor, row: str) -> str:

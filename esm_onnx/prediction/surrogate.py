@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
+
+from esm_onnx.prediction.lookup_encoding import NO_TABLE, Lookup
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -28,6 +30,8 @@ class Regressor(Protocol):
     def draw(self, graph: Nodes, x: str) -> str:
         """Adds nodes that compute the same from the tensor `x`, float32 [batch, columns].
 
+        Its last digit may be another than in Python, unless the regressor has an attribute `jumps` that is true.
+
         Returns:
             The name of the result, float32 [batch, 1].
         """
@@ -37,23 +41,33 @@ Surrogate = Regressor
 """A regressor fitted on latencies in ms."""
 
 
+@dataclass(frozen=True)
 class Nodes:
-    """Nodes and constants of an ONNX graph under construction; each has a readable name of its own."""
+    """Nodes and constants of an ONNX graph under construction; each has a readable name of its own.
 
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.domains: dict[str, int] = {}
-        """Operator sets beside `ai.onnx`, with their versions."""
+    Attributes:
+        domains: operator sets beside `ai.onnx`, with their versions.
+        kind: of its floats, as ONNX numbers it.
+    """
 
-    def constant(self, name: str, value: NDArray[np.float32] | NDArray[np.int64] | NDArray[np.bool_]) -> str:
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    domains: dict[str, int] = field(default_factory=dict)
+    kind: int = TensorProto.FLOAT
+
+    @property
+    def doubles(self) -> Nodes:
+        """The same graph, for nodes and constants in float64."""
+        return replace(self, kind=TensorProto.DOUBLE)
+
+    def constant(self, name: str, value: NDArray[np.floating[Any] | np.int64 | np.bool_]) -> str:
         """Adds a constant; gives its name."""
         self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def floats(self, name: str, value: ArrayLike) -> str:
-        """Adds a constant of float32; gives its name."""
-        return self.constant(name, np.asarray(value, np.float32))
+        """Adds a constant of floats; gives its name."""
+        return self.constant(name, np.asarray(value, helper.tensor_dtype_to_np_dtype(self.kind)))
 
     def add(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node; gives the name of its output."""
@@ -70,12 +84,14 @@ class Examples:
         y: latencies in ms, [n].
         columns: a name for each column.
         seed: of everything that is drawn.
+        lookup: the lookup table of the target, or why there is none.
     """
 
     x: Matrix
     y: Vector
     columns: tuple[str, ...]
     seed: int = 0
+    lookup: Lookup | str = NO_TABLE
 
     def __len__(self) -> int:
         return len(self.y)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,9 +20,10 @@ from esm_onnx.architectures import sample, to_json
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.session import Profiler
 from esm_onnx.measurement.store import Store
+from esm_onnx.prediction.surrogates import SURROGATES
 from esm_onnx.testing import tiny_space
 
-ASKED = ["--surrogate", "linear", "--sizes", "30,10,50", "--seeds", 3, "--test", 20]
+ASKED = ["--surrogate", "linear", "--sizes", "12,9,50", "--seeds", 2, "--test", 20]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def timeless(row: dict[str, Any]) -> dict[str, Any]:
 def test_table_csv_and_json_say_the_same(compare: Run, tmp_path: Path) -> None:
     said = json.loads(compare(*ASKED, "--encoding", "fc", "--encoding", "cost", "--out", "t.csv", "--json").stdout)
     assert (said["space"], said["target"]) == ("tiny", "dry gpu")
-    assert (said["available"], said["test"], said["seeds"]) == (40, 20, 3)
+    assert (said["available"], said["test"], said["seeds"]) == (40, 20, 2)
     with (tmp_path / "t.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == len(said["results"])
@@ -75,8 +77,10 @@ def test_table_csv_and_json_say_the_same(compare: Run, tmp_path: Path) -> None:
 def test_baselines_stand_beside_the_best_and_the_impossible_tells_why(compare: Run) -> None:
     said = json.loads(compare("--surrogate", "hybrid", *ASKED[2:], "--json").stdout)
     reasons = {(r["surrogate"], r["rows"]): r["reason"] for r in said["results"]}
-    assert set(reasons) == {(name, rows) for name in ("hybrid", "linear", "lut", "lut-bias") for rows in (10, 30, 50)}
-    assert "profile --blocks" in reasons["lut", 10]
+    assert set(reasons) == {(name, rows) for name in ("hybrid", "linear", "lut", "lut-bias") for rows in (9, 12, 50)}
+    assert (said["measurements"], said["table_entries"], said["table_measuring_s"]) == (60, None, None)
+    assert said["measuring_s"] > 0
+    assert "profile --blocks" in reasons["lut", 9]
     assert "40 measurements" in reasons["hybrid", 50]
     means = {(r["surrogate"], r["rows"]): r["accuracy"] for r in said["results"]}
     for best in said["best"][:2]:
@@ -89,17 +93,51 @@ def test_baselines_stand_beside_the_best_and_the_impossible_tells_why(compare: R
     assert re.search(r"lut on \S+ .*profile --blocks", table)
     winner = said["best"][0]["winner"]
     cells = f"{winner['accuracy']:.2f} ± .* {said['best'][0]['linear']['accuracy']:.2f} ± "
-    assert re.search(rf"(?m)^ *10 +{winner['surrogate']} on {re.escape(winner['encoding'])} +{cells}", table), table
+    assert re.search(rf"(?m)^ *9 +{winner['surrogate']} on {re.escape(winner['encoding'])} +{cells}", table), table
 
 
-def test_intervals_are_told_where_they_are_asked_for(compare: Run) -> None:
-    asked = ["--surrogate", "linear", "--sizes", 30, "--seeds", 2, "--test", "50%"]
-    said = json.loads(compare(*asked, "--intervals", "--json").stdout)
-    assert said["test"] == 30
-    linear = said["results"][0]
-    assert 50 < linear["coverage"] <= 100
-    assert 0 < linear["width_percent"] < 50
-    assert f"{linear['coverage']:.1f} ± " in compare(*asked, "--intervals").stdout
+def test_a_profiled_table_is_compared_with_and_its_measuring_time_told(compare: Run, esm: Run, measured: Path) -> None:
+    with Store(measured) as store:
+        (content,) = store.contents()
+        spent = sum(record.elapsed_s for record in store.measurements(content.space, content.target))
+    esm(
+        "profile",
+        "--blocks",
+        "--space",
+        "tiny.toml",
+        "--runtime",
+        "dry",
+        "--runs",
+        10,
+        "--warmup",
+        1,
+        "--references",
+        2,
+    )
+    asked = ["--surrogate", "lut-bias", *ASKED[2:]]
+    said = json.loads(compare(*asked, "--json").stdout)
+    for best in said["best"][:2]:
+        assert best["lut-bias"]["encoding"] == best["lut"]["encoding"] == "entries"
+        assert best["lut-bias"]["accuracy"] > best["lut"]["accuracy"] > 0
+    assert said["table_entries"] == 2 + 2 * 2 * 4  # stem, head; of 2 units the first block and another, of 4 kinds
+    assert said["measuring_s"] == pytest.approx(spent)
+    assert 0 < said["table_measuring_s"] < said["measuring_s"]
+    assert re.search(r"s for 60 architectures, \d+ s for the 18 entries of the lookup table", compare(*asked).stdout)
+
+
+def test_intervals_are_told_where_they_are_asked_for_or_cost_little(
+    compare: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--surrogate", "linear", "--sizes", 12, "--seeds", 2, "--test", "50%"]
+    for quick, options in ((False, ["--intervals"]), (True, [])):
+        monkeypatch.setitem(SURROGATES, "linear", replace(SURROGATES["linear"], quick=quick))
+        said = json.loads(compare(*asked, *options, "--json").stdout)
+        assert said["test"] == 30
+        linear = said["results"][0]
+        assert 50 < linear["coverage"] <= 100
+        assert 0 < linear["width_percent"] < 50
+        assert f"{linear['coverage']:.1f} ± " in compare(*asked, *options).stdout
+    monkeypatch.setitem(SURROGATES, "linear", replace(SURROGATES["linear"], quick=False))
     assert "enclosed" not in compare(*asked).stdout
 
 

@@ -11,17 +11,19 @@ import numpy as np
 import onnx
 import onnxruntime
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from strategies import spaces
 
 from esm_onnx.architectures import Architecture, Space, divide, find_space, sample, to_genome
 from esm_onnx.architectures.space import choices
 from esm_onnx.prediction.conformal import Interval
-from esm_onnx.prediction.dataset import Dataset, row_digests
+from esm_onnx.prediction.dataset import Dataset, depths_of, row_digests
+from esm_onnx.prediction.drawing import draw_encoding
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import evaluate
 from esm_onnx.prediction.mlp import Mlp
 from esm_onnx.prediction.predictor import Predictor, predict_latency
-from esm_onnx.prediction.surrogate import Surrogate
+from esm_onnx.prediction.surrogate import Nodes, Surrogate
 
 MANY_COMBINATIONS = 60
 """Combinations of a block beyond which a test would spend its time on zeros."""
@@ -79,22 +81,46 @@ def random_mlp(space: Space, encoding: str, genomes: np.ndarray, seed: int = 0) 
 
 
 def predictor_of(
-    space: Space, encoding: str, surrogate: Surrogate, genomes: np.ndarray, width: float = 0.1
+    space: Space,
+    encoding: str,
+    surrogate: Surrogate,
+    genomes: np.ndarray,
+    width: float = 0.1,
+    *,
+    interval: Interval | None = None,
 ) -> Predictor:
-    """A predictor of that surrogate; its evaluation is on latencies that are 3 % above its predictions."""
+    """A predictor of that surrogate, its interval as wide in each bin unless there is another; its evaluation is on
+    latencies that are 3 % above its predictions."""
     predicted = predict_latency(space, encoding, surrogate, genomes).astype(np.float64)
-    depths = Dataset(space, genomes, np.ones(len(genomes)), {}).depths
+    depths = depths_of(space, genomes)
+    ranges = divide(space).ranges
     return Predictor(
         space=space,
         encoding=encoding,
         surrogate=surrogate,
-        interval=Interval(0.9, width, 50),
+        interval=interval or Interval(0.9, ranges, (width,) * len(ranges), 50),
         target={"name": "somewhere", "facts": {"device": "abacus", "threads": 2}},
         trained=row_digests(genomes),
         calibrated=(),
         dataset="digest",
         evaluation=evaluate(predicted, predicted * 1.03, depths, divide(space)),
     )
+
+
+def encoded_by_graph(space: Space, encoding: str, genomes: np.ndarray) -> np.ndarray:
+    """What the encoding drawn for predictor.onnx gives, [n, columns], in float32."""
+    graph = Nodes()
+    row = graph.add("Cast", "row", "genome", to=TensorProto.FLOAT)
+    result = draw_encoding(graph, space, encoding, row)
+    takes = helper.make_tensor_value_info("genome", TensorProto.INT64, [None, genomes.shape[1]])
+    gives = helper.make_tensor_value_info(result, TensorProto.FLOAT, [None, None])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "encoding", [takes], [gives], graph.constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    encoded: np.ndarray = session_of(model).run(None, {"genome": genomes})[0]
+    return encoded
 
 
 def checked(predictor: Predictor, genomes: np.ndarray) -> Dataset:

@@ -16,9 +16,11 @@ from strategies import architectures
 
 from esm_onnx.architectures import Architecture, Feature, Options, Space, find_space
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.encodings import ENCODINGS, find_encoding
+from esm_onnx.prediction import encoding
+from esm_onnx.prediction.encodings import ENCODINGS, encoding_names, find_encoding
 
-Named = dict[str, float]
+Named = list[tuple[str, float]]
+"""Columns in their order; two of the same name and meaning may stand in one vector."""
 
 
 def number(feature: Feature, option: object) -> float:
@@ -26,14 +28,13 @@ def number(feature: Feature, option: object) -> float:
 
 
 def network_part(space: Space, architecture: Architecture, *, one_hot: bool) -> Named:
-    found: Named = {}
+    found: Named = []
     for feature in space.network:
         chosen = architecture.network[feature.name]
         if one_hot or isinstance(chosen, str):
-            for option in feature.options:
-                found[f"{feature.name}={option}"] = 1.0 if option == chosen else 0.0
+            found += [(f"{feature.name}={option}", 1.0 if option == chosen else 0.0) for option in feature.options]
         else:
-            found[feature.name] = float(chosen)
+            found.append((feature.name, float(chosen)))
     return found
 
 
@@ -44,7 +45,7 @@ def naive_one_hot(space: Space, architecture: Architecture) -> Named:
             for feature in space.block + space.unit:
                 for option in feature.options:
                     here = j <= len(blocks) and blocks[j - 1][feature.name] == option
-                    found[f"u{u}b{j}.{feature.name}={option}"] = 1.0 if here else 0.0
+                    found.append((f"u{u}b{j}.{feature.name}={option}", 1.0 if here else 0.0))
     return found
 
 
@@ -53,46 +54,84 @@ def naive_feature(space: Space, architecture: Architecture) -> Named:
     for u, (blocks, depths) in enumerate(zip(architecture.units, space.depths, strict=True), 1):
         for j in range(1, max(depths) + 1):
             for feature in space.block + space.unit:
-                there = j <= len(blocks)
-                found[f"u{u}b{j}.{feature.name}"] = number(feature, blocks[j - 1][feature.name]) if there else 0.0
+                value = number(feature, blocks[j - 1][feature.name]) if j <= len(blocks) else 0.0
+                found.append((f"u{u}b{j}.{feature.name}", value))
     return found
 
 
 def naive_statistical(space: Space, architecture: Architecture) -> Named:
     found = network_part(space, architecture, one_hot=False)
-    for u, blocks in enumerate(architecture.units, 1):
-        found[f"u{u}.depth"] = float(len(blocks))
+    found += [(f"u{u}.depth", float(len(blocks))) for u, blocks in enumerate(architecture.units, 1)]
     for statistic, of in (("mean", statistics.mean), ("std", statistics.pstdev)):
         for u, blocks in enumerate(architecture.units, 1):
             for feature in space.block + space.unit:
                 exact = [Fraction(number(feature, block[feature.name])) for block in blocks]
-                found[f"u{u}.{statistic}.{feature.name}"] = float(of(exact))
+                found.append((f"u{u}.{statistic}.{feature.name}", float(of(exact))))
     return found
+
+
+def fc_counts(space: Space, architecture: Architecture) -> Named:
+    return [
+        (f"u{u}.{feature.name}={option}", float(sum(block[feature.name] == option for block in blocks)))
+        for u, blocks in enumerate(architecture.units, 1)
+        for feature in space.block + space.unit
+        for option in feature.options
+    ]
+
+
+def fcc_counts(space: Space, architecture: Architecture) -> Named:
+    return [
+        (f"u{u}.{name}", float(sum(dict(block) == combination for block in blocks)))
+        for u, blocks in enumerate(architecture.units, 1)
+        for name, combination in named_combinations(space)
+    ]
+
+
+def first_counts(space: Space, architecture: Architecture) -> Named:
+    return [
+        (f"u{u}.first.{name}", float(dict(blocks[0]) == combination))
+        for u, blocks in enumerate(architecture.units, 1)
+        for name, combination in named_combinations(space)
+    ]
+
+
+def with_numbers(space: Space, architecture: Architecture, counts: Named) -> Named:
+    """Counts behind the network's options; if some of these are numbers (and not 0 alone), also their squares as
+    shares of the greatest one, zeros and a one for each of their options, the depth, each count times each square, and
+    the depth times each zero or one."""
+    found = network_part(space, architecture, one_hot=False)
+    squares: Named = []
+    options: Named = []
+    for feature in space.network:
+        if isinstance(feature.options[0], str) or not any(feature.options):
+            continue
+        chosen = architecture.network[feature.name]
+        greatest = max(abs(Fraction(option)) for option in feature.options)  # type: ignore[arg-type]
+        squares.append((f"{feature.name}^2", float((Fraction(chosen) / greatest) ** 2)))  # type: ignore[arg-type]
+        options += [(f"{feature.name}={option}", 1.0 if option == chosen else 0.0) for option in feature.options]
+    if not squares:
+        return found + counts
+    depth = ("depth", float(sum(len(blocks) for blocks in architecture.units)))
+    products = [(f"{count}*{square}", n * size) for square, size in squares for count, n in counts]
+    products += [(f"depth*{option}", depth[1] * held) for option, held in options]
+    return [*found, *squares, *options, depth, *counts, *products]
 
 
 def naive_fc(space: Space, architecture: Architecture) -> Named:
-    found = network_part(space, architecture, one_hot=False)
-    for u, blocks in enumerate(architecture.units, 1):
-        for feature in space.block + space.unit:
-            for option in feature.options:
-                found[f"u{u}.{feature.name}={option}"] = float(sum(b[feature.name] == option for b in blocks))
-    return found
+    return with_numbers(space, architecture, fc_counts(space, architecture))
 
 
 def naive_fcc(space: Space, architecture: Architecture) -> Named:
-    found = network_part(space, architecture, one_hot=False)
-    for u, blocks in enumerate(architecture.units, 1):
-        for name, combination in named_combinations(space):
-            found[f"u{u}.{name}"] = float(sum(dict(block) == combination for block in blocks))
-    return found
+    return with_numbers(space, architecture, fcc_counts(space, architecture))
 
 
 def naive_fcc_first(space: Space, architecture: Architecture) -> Named:
-    found = naive_fcc(space, architecture)
-    for u, blocks in enumerate(architecture.units, 1):
-        for name, combination in named_combinations(space):
-            found[f"u{u}.first.{name}"] = float(dict(blocks[0]) == combination)
-    return found
+    return with_numbers(space, architecture, fcc_counts(space, architecture) + first_counts(space, architecture))
+
+
+def naive_counts(space: Space, architecture: Architecture) -> Named:
+    every = [count(space, architecture) for count in (fc_counts, fcc_counts, first_counts)]
+    return with_numbers(space, architecture, [column for counts in every for column in counts])
 
 
 def named_combinations(space: Space) -> list[tuple[str, dict[str, object]]]:
@@ -111,7 +150,9 @@ NAIVE: dict[str, Callable[[Space, Architecture], Named]] = {
     "fc": naive_fc,
     "fcc": naive_fcc,
     "fcc-first": naive_fcc_first,
+    "counts": naive_counts,
 }
+"""Of each encoding that needs no graphs; `cost` has its own in test_cost_encoding.py."""
 
 
 def encode(name: str, space: Space, chosen: list[Architecture]) -> np.ndarray:
@@ -120,6 +161,7 @@ def encode(name: str, space: Space, chosen: list[Architecture]) -> np.ndarray:
 
 def test_every_encoding_has_a_naive_twin() -> None:
     assert list(ENCODINGS) == list(NAIVE)
+    assert encoding_names() == [*NAIVE, "cost"]
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -132,31 +174,34 @@ def test_every_column_is_as_the_loops_say(name: str, data: st.DataObject) -> Non
     assert encoded.dtype == np.float64
     for architecture, row in zip(chosen, encoded, strict=True):
         expected = NAIVE[name](space, architecture)
-        assert columns == list(expected)
-        np.testing.assert_allclose(row, list(expected.values()), rtol=1e-12, atol=1e-12)
+        assert columns == [column for column, _ in expected]
+        np.testing.assert_allclose(row, [value for _, value in expected], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAIVE)
-@pytest.mark.parametrize("family", ["resnet", "mobilenetv3", "densenet"])
+@pytest.mark.parametrize("family", ["resnet", "mobilenetv3", "densenet", "ofa-mobilenetv3"])
 def test_families_are_as_the_loops_say(name: str, family: str) -> None:
     space = find_space(family)
     chosen = drawn(space, 20)
-    expected = [list(NAIVE[name](space, architecture).values()) for architecture in chosen]
+    expected = [[value for _, value in NAIVE[name](space, architecture)] for architecture in chosen]
     np.testing.assert_allclose(encode(name, space, chosen), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("family", "columns"),
     [
-        # resnet: 28 slots × 6 options; 28 × 2 features; 4 × (depth, 2 means, 2 deviations); 4 × 6; 4 × 9; 4 × 9 × 2
-        ("resnet", {"one-hot": 168, "feature": 56, "statistical": 20, "fc": 24, "fcc": 36, "fcc-first": 72}),
-        # densenet: 100 slots × 5 options; 100 × 1; 5 × 3; 5 × 5; 5 × 5; 5 × 5 × 2
-        ("densenet", {"one-hot": 500, "feature": 100, "statistical": 15, "fc": 25, "fcc": 25, "fcc-first": 50}),
+        # 28 slots × 6 options; 28 × 2 features; 4 × (depth, 2 means, 2 deviations); 4 × 6; 4 × 9; 4 × 9 × 2; 24 + 72
+        ("resnet", (168, 56, 20, 24, 36, 72, 96)),
+        # 100 slots × 5 options; 100 × 1; 5 × 3; 5 × 5; 5 × 5; 5 × 5 × 2; 25 + 50
+        ("densenet", (500, 100, 15, 25, 25, 50, 75)),
+        # 33 resolutions, 20 slots × 6 options; 1 + 20 × 2; 1 + 5 × 5; and with counts (30, 45, 90, 120): resolution,
+        # its square, 33 options, the depth, the counts, the counts × the square, 33 options × the depth
+        ("ofa-mobilenetv3", (153, 41, 26, 69 + 2 * 30, 69 + 2 * 45, 69 + 2 * 90, 69 + 2 * 120)),
     ],
 )
-def test_number_of_columns_as_counted_by_hand(family: str, columns: dict[str, int]) -> None:
+def test_number_of_columns_as_counted_by_hand(family: str, columns: tuple[int, ...]) -> None:
     space = find_space(family)
-    assert {name: len(encoding.columns(space)) for name, encoding in ENCODINGS.items()} == columns
+    assert tuple(len(encoding.columns(space)) for encoding in ENCODINGS.values()) == columns
 
 
 def test_columns_can_be_read() -> None:
@@ -167,30 +212,45 @@ def test_columns_can_be_read() -> None:
     assert "u2.kernel=3,expansion=2/3" in find_encoding("fcc").columns(space)
     assert "u4.first.kernel=7,expansion=1" in find_encoding("fcc-first").columns(space)
     assert "u3.std.kernel" in find_encoding("statistical").columns(space)
+    ofa = find_encoding("counts").columns(find_space("ofa-mobilenetv3"))
+    assert ofa[:4] == ["resolution", "resolution^2", "resolution=112", "resolution=116"]
+    assert ofa[35:37] == ["depth", "u1.kernel=3"]
+    assert {"u5.first.kernel=7,expansion=6*resolution^2", "depth*resolution=240"} < set(ofa)
 
 
 @settings(max_examples=40, deadline=None)
 @given(space=moderate_spaces(), seed=st.integers(0, 99))
 def test_encodings_are_marginals_of_each_other(space: Space, seed: int) -> None:
     chosen = drawn(space, 6, seed)
-    head = {name: len(network_part(space, chosen[0], one_hot=name == "one-hot")) for name in NAIVE}
-    encoded = {name: encode(name, space, chosen)[:, head[name] :] for name in NAIVE}
     units, combinations = len(space.depths), named_combinations(space)
-    by_combination = encoded["fcc"].reshape(len(chosen), units, len(combinations))
+    options = sum(len(feature.options) for feature in space.features)
+    by_combination = counts_of("fcc", space, chosen, units * len(combinations))
+    by_option = counts_of("fc", space, chosen, units * options)
+    with_firsts = counts_of("fcc-first", space, chosen, 2 * by_combination.shape[1])
+    every = counts_of("counts", space, chosen, by_option.shape[1] + with_firsts.shape[1])
+    np.testing.assert_array_equal(every, np.hstack([by_option, with_firsts]))
+    whole, firsts = (part.reshape(len(chosen), units, len(combinations)) for part in np.hsplit(with_firsts, 2))
+    np.testing.assert_array_equal(whole.reshape(by_combination.shape), by_combination)
     depths = np.array([[len(unit) for unit in architecture.units] for architecture in chosen])
-    np.testing.assert_array_equal(by_combination.sum(axis=2), depths)
+    np.testing.assert_array_equal(whole.sum(axis=2), depths)
     marginals = [
-        by_combination[:, u, [combination[feature.name] == option for _, combination in combinations]].sum(axis=1)
+        whole[:, u, [combination[feature.name] == option for _, combination in combinations]].sum(axis=1)
         for u in range(units)
         for feature in space.block + space.unit
         for option in feature.options
     ]
-    np.testing.assert_array_equal(encoded["fc"], np.stack(marginals, axis=1))
-    firsts = encoded["fcc-first"][:, by_combination[0].size :].reshape(by_combination.shape)
-    np.testing.assert_array_equal(encoded["fcc-first"][:, : by_combination[0].size], encoded["fcc"])
+    np.testing.assert_array_equal(by_option, np.stack(marginals, axis=1))
     np.testing.assert_array_equal(firsts.sum(axis=2), np.ones_like(depths))
-    assert (firsts <= by_combination).all()
-    np.testing.assert_array_equal(encoded["statistical"][:, :units], depths)
+    assert (firsts <= whole).all()
+    head = len(network_part(space, chosen[0], one_hot=False))
+    np.testing.assert_array_equal(encode("statistical", space, chosen)[:, head : head + units], depths)
+
+
+def counts_of(name: str, space: Space, chosen: list[Architecture], width: int) -> np.ndarray:
+    """The counts alone, [n, width]: with numbers of the network, they stand between the depth and the products."""
+    columns, encoded = find_encoding(name).columns(space), encode(name, space, chosen)
+    start = columns.index("depth") + 1 if "depth" in columns else len(columns) - width
+    return encoded[:, start : start + width]
 
 
 @settings(max_examples=40, deadline=None)
@@ -205,8 +265,9 @@ def test_the_order_of_blocks_only_counts_where_it_should(data: st.DataObject) ->
     for name in ("statistical", "fc", "fcc"):
         one, other = encode(name, space, [architecture, turned])
         np.testing.assert_array_equal(one, other)
-    one, other = encode("fcc-first", space, [architecture, same_first])
-    np.testing.assert_array_equal(one, other)
+    for name in ("fcc-first", "counts"):
+        one, other = encode(name, space, [architecture, same_first])
+        np.testing.assert_array_equal(one, other)
     for name in ("one-hot", "feature"):
         one, other = encode(name, space, [architecture, turned])
         assert (one == other).all() == (architecture == turned)
@@ -233,8 +294,30 @@ def test_no_rows_give_no_rows(name: str) -> None:
     assert encoding.encode(space, np.empty((0, 56), np.int64)).shape == (0, len(encoding.columns(space)))
 
 
-def test_an_unknown_encoding_is_refused_with_all_names() -> None:
-    with pytest.raises(
-        InputError, match="encoding 'fccc', expected one of one-hot, feature, statistical, fc, fcc, fcc-f"
-    ):
-        find_encoding("fccc")
+@settings(max_examples=20, deadline=None)
+@given(space=moderate_spaces(), seed=st.integers(0, 9), names=st.lists(st.sampled_from(list(NAIVE)), unique=True))
+def test_joined_encodings_stand_side_by_side(space: Space, seed: int, names: list[str]) -> None:
+    names = names or ["fc"]
+    chosen = drawn(space, 5, seed)
+    joined = find_encoding("+".join(names))
+    assert joined.name == "+".join(names)
+    assert joined.columns(space) == [column for name in names for column in find_encoding(name).columns(space)]
+    parts = np.hstack([encode(name, space, chosen) for name in names])
+    np.testing.assert_array_equal(joined.encode(space, rows(space, chosen)), parts)
+
+
+@pytest.mark.parametrize("name", ["fccc", "", "fc+", "+fc", "fc+fc", "fc+fcc+fc", "fc fcc", "fc+lut", "FC"])
+def test_an_unknown_encoding_is_refused_with_all_names(name: str) -> None:
+    every = "one-hot, feature, statistical, fc, fcc, fcc-first, counts, cost, entries, or several joined by '+'"
+    with pytest.raises(InputError) as caught:
+        find_encoding(name)
+    assert str(caught.value) == f"encoding {name!r}, expected one of {every}"
+
+
+def test_a_table_too_large_is_refused_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Space("wide", ((1, 10),), block=(Feature("kernel", (3, 5, 7)), Feature("expansion", (3, 4, 6))))
+    monkeypatch.setattr(encoding, "GREATEST_TABLE", 90 * 9)  # 9 combinations in 10 places, in as many columns
+    assert len(find_encoding("fcc").columns(wide)) == 9
+    for name in ("fcc-first", "one-hot", "statistical+counts"):
+        with pytest.raises(InputError, match="'wide' has 9 combinations of options in 10 places, too many for a table"):
+            find_encoding(name).columns(wide)

@@ -23,7 +23,12 @@ def loaded_by(module: str) -> set[str]:
         ("evaluation", {"torch", "onnx", "onnxruntime", "click", "sqlite3"}),
         ("conformal", {"torch", "onnx", "onnxruntime", "click", "sqlite3"}),
         ("loaded", {"torch", "onnx", "click", "sqlite3"}),
-        ("predictor_onnx", {"torch", "click", "sqlite3"}),
+        ("predictor_onnx", {"torch", "sklearn", "click", "sqlite3"}),
+        ("uncertainty", {"torch", "sklearn", "onnx", "onnxruntime", "click", "sqlite3"}),
+        ("cost_encoding", {"torch", "sklearn", "onnxruntime", "click", "sqlite3"}),
+        ("surrogates", {"torch", "sklearn", "onnxruntime", "click", "sqlite3"}),
+        ("training", {"torch", "sklearn", "onnxruntime", "click", "sqlite3"}),
+        ("hybrid", {"torch", "onnxruntime", "click", "sqlite3"}),
     ],
 )
 def test_only_what_is_needed_is_loaded(module: str, absent: set[str]) -> None:

@@ -7,21 +7,32 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
-from prediction.made_up import checked, dataset, drawn, moderate_spaces, predictor_of, random_mlp, rows, session_of
+from onnx import TensorProto
+from prediction.made_up import (
+    checked,
+    dataset,
+    drawn,
+    encoded_by_graph,
+    moderate_spaces,
+    predictor_of,
+    random_mlp,
+    rows,
+    session_of,
+)
 
 from esm_onnx import __version__
-from esm_onnx.architectures import Feature, Space, find_space, from_genome, genome_columns
+from esm_onnx.architectures import Feature, Space, divide, find_space, from_genome, genome_columns, sample
 from esm_onnx.errors import InputError, WorkError
-from esm_onnx.prediction.drawing import draw_encoding
+from esm_onnx.prediction.conformal import Interval
+from esm_onnx.prediction.dataset import depths_of
 from esm_onnx.prediction.encodings import ENCODINGS, find_encoding
-from esm_onnx.prediction.mlp import MlpSettings
 from esm_onnx.prediction.predictor import Predictor
 from esm_onnx.prediction.predictor_onnx import build_model, write_predictor
 from esm_onnx.prediction.surrogate import Matrix, Nodes
@@ -36,6 +47,9 @@ UNEVEN = Space(
     unit=(Feature("expansion", (0.5, 1)), Feature("se", (0, 1))),
     network=(Feature("resolution", (160, 192, 224)), Feature("stem", ("a", "b"))),
 )
+
+
+QUICK = TrainSettings(surrogate="linear")
 
 
 def predictor_for(space: Space, encoding: str = "fcc", seed: int = 0, count: int = 30) -> tuple[Predictor, np.ndarray]:
@@ -91,20 +105,6 @@ def assert_verdicts(space: Space, genomes: np.ndarray, results: list[np.ndarray]
 # what the graph computes
 
 
-def encoded_by_graph(space: Space, encoding: str, genomes: np.ndarray) -> np.ndarray:
-    graph = Nodes()
-    row = graph.add("Cast", "row", "genome", to=TensorProto.FLOAT)
-    result = draw_encoding(graph, space, encoding, row)
-    takes = helper.make_tensor_value_info("genome", TensorProto.INT64, [None, genomes.shape[1]])
-    gives = helper.make_tensor_value_info(result, TensorProto.FLOAT, [None, None])
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "encoding", [takes], [gives], graph.constants),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    return session_of(model).run(None, {"genome": genomes})[0]
-
-
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @settings(max_examples=20, deadline=None)
 @given(space=moderate_spaces(), seed=st.integers(0, 9))
@@ -127,7 +127,7 @@ def test_equal_blocks_deviate_by_exactly_nothing_in_float32_too() -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("space", [*map(find_space, FAMILIES), UNEVEN], ids=lambda space: space.name)
-def test_onnx_runtime_agrees_with_torch(space: Space, encoding: str) -> None:
+def test_onnx_runtime_agrees_with_python(space: Space, encoding: str) -> None:
     predictor, _ = predictor_for(space, encoding)
     genomes = rows(space, drawn(space, 300, seed=1))
     for given_, expected in zip(run(build_model(predictor), genomes), predictor.predict(genomes), strict=True):
@@ -138,7 +138,7 @@ def test_onnx_runtime_agrees_with_torch(space: Space, encoding: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(space=moderate_spaces(), encoding=st.sampled_from(list(ENCODINGS)), seed=st.integers(0, 9))
-def test_onnx_runtime_agrees_with_torch_in_any_space(space: Space, encoding: str, seed: int) -> None:
+def test_onnx_runtime_agrees_with_python_in_any_space(space: Space, encoding: str, seed: int) -> None:
     predictor, genomes = predictor_for(space, encoding, seed)
     for given_, expected in zip(run(build_model(predictor), genomes), predictor.predict(genomes), strict=True):
         np.testing.assert_allclose(given_, expected, rtol=1e-4)
@@ -155,11 +155,36 @@ def test_any_batch(batch: int) -> None:
         np.testing.assert_allclose([values[i] for values in results], np.ravel(alone), rtol=1e-6)
 
 
-def test_bounds_are_the_width_around_the_prediction() -> None:
-    predictor, genomes = predictor_for(UNEVEN)
+@settings(max_examples=60, deadline=None)
+@given(space=moderate_spaces(), seed=st.integers(0, 9), data=st.data())
+def test_bounds_are_the_width_of_the_row_s_bin_around_the_prediction(
+    space: Space, seed: int, data: st.DataObject
+) -> None:
+    bins = divide(space)
+    widths = tuple(data.draw(st.sampled_from([0.0, 0.01, 0.1, 0.5, 2.0, math.inf])) for _ in bins.ranges)
+    genomes = rows(space, drawn(space, 40, seed))
+    interval = Interval(0.9, bins.ranges, widths, 50)
+    predictor = predictor_of(space, "fc", random_mlp(space, "fc", genomes, seed), genomes, interval=interval)
     latency, lower, upper = run(build_model(predictor), genomes)
-    np.testing.assert_allclose(lower, 0.9 * latency, rtol=1e-6)
-    np.testing.assert_allclose(upper, 1.1 * latency, rtol=1e-6)
+    for row, (middle, low, high) in zip(genomes, zip(latency, lower, upper, strict=True), strict=True):
+        width = widths[bins.index(from_genome(space, row.tolist()).depth)]
+        assert low == pytest.approx(max(0, 1 - width) * middle, rel=1e-6)
+        assert high == pytest.approx((1 + width) * middle, rel=1e-6)
+    for given_, expected in zip((latency, lower, upper), predictor.predict(genomes), strict=True):
+        np.testing.assert_allclose(given_, expected, rtol=1e-4)
+
+
+def test_each_bin_of_a_family_has_bounds_of_its_own() -> None:
+    for space in (find_space("resnet"), find_space("densenet"), UNEVEN):
+        bins = divide(space)
+        assert len(bins) == (4 if space is UNEVEN else 5)
+        genomes = rows(space, sample(space, 20 * len(bins), strategy="balanced", rng=Random(0)))
+        interval = Interval(0.9, bins.ranges, (0.1, 0.2, 0.3, 0.4, 0.5)[: len(bins)], 50)
+        predictor = predictor_of(space, "fc", random_mlp(space, "fc", genomes), genomes, interval=interval)
+        latency, _, upper = run(build_model(predictor), genomes)
+        of_bin = np.array([bins.index(int(depth)) for depth in depths_of(space, genomes)])
+        assert np.bincount(of_bin).tolist() == [20] * len(bins)
+        np.testing.assert_allclose(upper / latency - 1, 0.1 * (of_bin + 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("width", [0.0, 1 - 1e-7, 1.0, 1 + 1e-7, 3.0, math.inf])
@@ -177,9 +202,10 @@ def test_bounds_of_any_width_agree_and_are_no_negative_times(tmp_path: Path, wid
 def test_a_latency_is_never_below_nothing() -> None:
     genomes = rows(UNEVEN, drawn(UNEVEN, 100))
     mlp = random_mlp(UNEVEN, "fc", genomes)
-    below = type(mlp)(mlp.layers, mlp.mean, mlp.scale, np.float32(0), np.float32(1))
-    raw = below.predict(find_encoding("fc").encode(UNEVEN, genomes))
-    assert 0 < (raw < 0).sum() < 100
+    encoded = find_encoding("fc").encode(UNEVEN, genomes)
+    below = replace(mlp, target_mean=mlp.target_mean - np.median(mlp.predict(encoded)))
+    raw = below.predict(encoded)
+    assert (raw < 0).sum() == 50
     predictor = predictor_of(UNEVEN, "fc", below, genomes)
     for values, expected in zip(run(build_model(predictor), genomes), predictor.predict(genomes), strict=True):
         assert ((values >= 0) & (values < 1e-5))[raw < 0].all()
@@ -272,9 +298,10 @@ def test_the_file_is_plain_onnx() -> None:
                 assert tensor.elem_type == (TensorProto.INT64 if name == "genome" else TensorProto.FLOAT)
 
 
-def test_the_metadata_tell_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("held_out", "trained", "calibrated"), [(None, 100, 100), (0.2, 80, 20)])
+def test_the_metadata_tell_everything(tmp_path: Path, held_out: float | None, trained: int, calibrated: int) -> None:
     whole = dataset(100, noise=0.02)
-    predictor, evaluation = train(whole, TrainSettings(encoding="fc", mlp=MlpSettings(steps=100)))
+    predictor, evaluation = train(whole, replace(QUICK, encoding="fc", coverage=0.8, held_out=held_out))
     write_predictor(predictor, tmp_path / "p.onnx", check=whole)
     found = strict_metadata(tmp_path / "p.onnx")
     space = find_space("resnet")
@@ -285,19 +312,28 @@ def test_the_metadata_tell_everything(tmp_path: Path) -> None:
     assert found["genome"] == genome_columns(space)
     assert found["target"] == {"name": "somewhere", "facts": {"device": "abacus", "threads": 2}}
     assert found["encoding"] == {"name": "fc", "columns": find_encoding("fc").columns(space)}
-    assert found["surrogate"] == "mlp"
-    assert found["measurements"] == {"trained": 80, "held_out": 20}
+    assert found["surrogate"] == "linear"
+    assert found["measurements"] == {"trained": trained, "calibrated": calibrated}
     assert found["accuracy"] == evaluation.as_json()
-    assert found["interval"] == {"coverage": 0.9, "width": predictor.interval.width, "held_out": 20}
+    assert found["interval"] == {
+        "coverage": 0.8,
+        "depths": [list(pair) for pair in divide(space).ranges],
+        "widths": list(predictor.interval.widths),
+        "rows": calibrated,
+    }
+    assert len(set(predictor.interval.widths)) == 5
     assert found["dataset"] == whole.digest
+    assert len(set(found["trained_on"].split())) == trained  # type: ignore[attr-defined]
+    assert len(set(found["calibrated_on"].split())) == calibrated  # type: ignore[attr-defined]
 
 
 def test_an_unbounded_interval_is_null_in_the_metadata(tmp_path: Path) -> None:
     whole, test = dataset(30), dataset(8, seed=5)
-    predictor, _ = train(whole, TrainSettings(mlp=MlpSettings(steps=10)), held_out=test)
+    predictor, _ = train(whole, QUICK, held_out=test)
     write_predictor(predictor, tmp_path / "p.onnx", check=test)
     found = strict_metadata(tmp_path / "p.onnx")
-    assert found["interval"] == {"coverage": 0.9, "width": None, "held_out": 8}
+    depths = [list(pair) for pair in divide(whole.space).ranges]
+    assert found["interval"] == {"coverage": 0.9, "depths": depths, "widths": [None] * 5, "rows": 8}
     assert found["accuracy"]["coverage"]["measured"] is None
 
 
@@ -338,7 +374,7 @@ def test_nothing_is_written_that_predicts_otherwise(tmp_path: Path, factor: floa
         write_predictor(predictor, path, check=check)
         assert session_of(path).get_modelmeta().producer_name == "esm-onnx"
     else:
-        with pytest.raises(WorkError, match=r"latency_ms of row 29 is .* in ONNX Runtime and .* in torch"):
+        with pytest.raises(WorkError, match=r"latency_ms of row 29 is .* in ONNX Runtime and .* in Python"):
             write_predictor(predictor, path, check=check)
         assert path.read_bytes() == b"the old one"
     assert [left.name for left in tmp_path.iterdir()] == ["p.onnx"]
@@ -358,7 +394,7 @@ def test_the_same_predictor_gives_the_same_bytes(tmp_path: Path) -> None:
     whole = dataset(40)
     files = []
     for name in ("a.onnx", "b.onnx"):
-        predictor, _ = train(whole, TrainSettings(mlp=MlpSettings(steps=20)))
+        predictor, _ = train(whole, TrainSettings())
         write_predictor(predictor, tmp_path / name, check=whole)
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
