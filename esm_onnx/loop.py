@@ -17,6 +17,7 @@ was interrupted goes through the same rounds again, finds its measurements in th
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -31,7 +32,7 @@ from esm_onnx.prediction.evaluation import Evaluation
 from esm_onnx.prediction.predictor import Predictor
 from esm_onnx.prediction.surrogates import usual_encoding
 from esm_onnx.prediction.training import TrainSettings, train
-from esm_onnx.prediction.uncertainty import most_uncertain
+from esm_onnx.prediction.uncertainty import columns_to_learn, most_uncertain
 
 Measure = Callable[[Sequence[Architecture]], object]
 """Sees to it that architectures are measured, as far as they can be."""
@@ -159,7 +160,7 @@ def rounds(
     encoding = find_encoding(settings.encoding or usual_encoding(settings.surrogate, space))
     encoding.table(space)  # refuses a space too large for it before anything is measured
     held_out = sample(space, plan.evaluation, strategy="balanced", rng=rng, bins=bins) if plan.evaluation else []
-    asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
+    asked = _first(space, plan, bins, rng, encoding, held_out)
     first = [*held_out, *asked]
     Random(plan.seed).shuffle(first)  # so that a budget of minutes that ends within leaves some of both
     known = set(held_out)
@@ -182,6 +183,21 @@ def rounds(
             return
         measure(drawn)
         asked += drawn
+
+
+def _first(
+    space: Space, plan: Plan, bins: Bins, rng: Random, encoding: Encoding, held_out: Sequence[Architecture]
+) -> list[Architecture]:
+    """The architectures of the first round."""
+    asked = sample(space, plan.initial, strategy=plan.strategy, rng=rng, bins=bins, exclude=held_out)
+    if plan.strategy == "random" or plan.extend == "bins":
+        return asked
+    quotas = Counter(bins.index(architecture.depth) for architecture in asked)
+    left = left_in_bins(space, bins, [*held_out, *asked])
+    more = [min((CANDIDATES - 1) * quotas[i], there) for i, there in enumerate(left)]
+    pool = [*asked, *extend(space, more, bins=bins, rng=rng, exclude=[*held_out, *asked])]
+    columns = columns_to_learn(space, encoding, 0)
+    return most_uncertain(space, columns, pool, [quotas[i] for i in range(len(bins))], bins=bins, known=[])
 
 
 def _reached(plan: Plan, evaluation: Evaluation, below: Sequence[bool]) -> bool:
@@ -212,7 +228,8 @@ def _draw(
         return extend(space, quotas, bins=bins, rng=rng, exclude=taken)[:room]
     pool = [min(CANDIDATES * quota, there) for quota, there in zip(quotas, left, strict=True)]
     candidates = extend(space, pool, bins=bins, rng=rng, exclude=taken)
-    return most_uncertain(space, encoding, candidates, quotas, bins=bins, known=asked)[:room]
+    columns = columns_to_learn(space, encoding, len(asked))
+    return most_uncertain(space, columns, candidates, quotas, bins=bins, known=asked)[:room]
 
 
 def _end(

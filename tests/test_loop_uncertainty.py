@@ -105,7 +105,7 @@ def test_failures_are_survived_without_an_evaluation_set() -> None:
         Device(broken=everything).run(OURS)
 
 
-def test_no_bins_need_filling_without_an_evaluation_set() -> None:
+def test_fewer_architectures_than_bins_are_enough_to_start() -> None:
     (turn,) = Device(noisy=everything).run(replace(OURS, initial=4, max_measurements=4))
     assert turn.below == (True,) * 5
     assert sum(part.metrics is None for part in turn.evaluation.bins) >= 1

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from esm_onnx.architectures import Space, divide, read_architectures, to_genome
+from esm_onnx.cli.linting import warn_about
 from esm_onnx.cli.options import FILE, OUT, SHARE, SPACE, json_option, seed_option, space_option, store_option, together
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
@@ -20,6 +21,8 @@ from esm_onnx.prediction.assembly import assemble, choose
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.encodings import encoding_names
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, Metrics
+from esm_onnx.prediction.lint import lint
+from esm_onnx.prediction.lint_reading import rows_of_store
 from esm_onnx.prediction.loaded import OUTPUTS, LoadedPredictor
 from esm_onnx.prediction.surrogates import SURROGATES
 from esm_onnx.prediction.training import SPLITS, TrainSettings
@@ -68,6 +71,7 @@ def train(
     with Store(store_path, create=False) as store:
         content = choose(store, space=space, target=target)
         dataset = assemble(store, content.space, content.target)
+        warn_about(lint(rows_of_store(store, content.space, content.target)))
     test = None if test_path is None else read_dataset(test_path, content.space)
     predictor, evaluation = fit(dataset, training, test=test)
     write_predictor(predictor, out, check=dataset)

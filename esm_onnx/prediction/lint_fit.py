@@ -103,8 +103,7 @@ def fit(rows: Rows) -> Fit:
     A latency is a sum over blocks more than a product, but to fit sums with the same relative error everywhere takes
     latencies that are known about; the better of the two is taken.
     """
-    basis = Basis.of(design(rows))
-    by_logarithm = _alternate(rows, basis, basis.explain, np.zeros(len(rows.names)))
+    by_logarithm = fit_logarithms(rows)
     expected = np.exp(by_logarithm.fitted)
     weighted = Basis.of(np.hstack([design(rows), *crossed(rows)]), 1 / expected)
 
@@ -113,8 +112,14 @@ def fit(rows: Rows) -> Fit:
         explained: Vector = np.log(expected * np.clip(relative, 1 / FURTHEST, FURTHEST))
         return explained
 
-    by_sum = _alternate(rows, basis, explain_sum, by_logarithm.levels)
+    by_sum = _alternate(rows, by_logarithm.basis, explain_sum, by_logarithm.levels)
     return min(by_logarithm, by_sum, key=lambda fitted: spread(fitted.residual))
+
+
+def fit_logarithms(rows: Rows) -> Fit:
+    """Fits the logarithms of latencies on features and sessions."""
+    basis = Basis.of(design(rows))
+    return _alternate(rows, basis, basis.explain, np.zeros(len(rows.names)))
 
 
 def _alternate(rows: Rows, basis: Basis, explain: Callable[[Vector], Vector], levels: Vector) -> Fit:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from esm_onnx.prediction.lint_fit import MOST_OPTIONS, Basis, fit, network_columns, pooled
+from esm_onnx.prediction.lint_fit import MOST_OPTIONS, Basis, fit_logarithms, network_columns, pooled
 from esm_onnx.prediction.lint_table import ERROR, WARNING, Finding, Mask, Matrix, Rows, percent
 from esm_onnx.prediction.lint_values import Clock
 
@@ -16,11 +16,12 @@ EXACT = 2e-4
 """No machine repeats itself to this share of a latency, so residuals below it are of arithmetic."""
 ROUNDED = 1e-3
 """Latencies that are rounded to this share or more could hide their own noise."""
-SPARE = 20
-"""Rows beyond the columns of a fit that make its residuals evidence."""
+SPARE, ENOUGH = 20, 3000
+"""Rows beyond the columns of a fit that make its residuals evidence; and rows that are always enough."""
 MOST_FLAT, SURE = 20, 4.0
 FLAT = 0.1
-"""Latency grows with a power of a feature that makes work, the first or second; a tenth of the first is nothing."""
+"""Latency grows with a power of a feature that makes work, the first or second: a tenth of the first is nothing, where
+it also makes less than a tenth of the latency from the least value to the greatest."""
 
 
 def sum_findings(rows: Rows, clock: Clock) -> Iterator[Finding]:
@@ -29,7 +30,7 @@ def sum_findings(rows: Rows, clock: Clock) -> Iterator[Finding]:
         return
     tolerance = max(EXACT, 1.1 * clock.error)
     for stratum, told in _strata(rows):
-        part = rows.select(stratum)
+        part = rows.select(stratum & (np.cumsum(stratum) % (1 + stratum.sum() // ENOUGH) == 0))
         for what, matrix in _additive_designs(part):
             error = _beyond_sum(part, matrix)
             if error is not None and error <= tolerance * float(np.median(rows.latency_ms)):
@@ -54,7 +55,7 @@ def _strata(rows: Rows) -> Iterator[tuple[Mask, str]]:
         if 1 < len(options) <= 10 * MOST_OPTIONS:
             option = options[np.argmax(counts)]
             stratum = rows.features[:, i] == option
-            yield stratum, f"among the {counts.max()} rows with {rows.columns[i]} {option:g} "
+            yield stratum, f"among rows with {rows.columns[i]} {option:g} "
 
 
 def _additive_designs(rows: Rows) -> Iterator[tuple[str, Matrix]]:
@@ -94,11 +95,10 @@ def flat_findings(rows: Rows) -> Iterator[Finding]:
         values = rows.features[:, i]
         if (values <= 0).any() or len(np.unique(values)) < 2:
             continue
-        power, error = _power(rows, i)
-        if abs(power) + SURE * error < FLAT:
-            low, high = float(values.min()), float(values.max())
-            doubt = 100 * SURE * error * math.log(high / low)
-            change = percent(power * math.log(high / low))
+        (power, error), low, high = _power(rows, i), float(values.min()), float(values.max())
+        ratio = math.log(high / low)
+        if (abs(power) + SURE * error) * max(ratio, 1.0) < FLAT:
+            change, doubt = percent(power * ratio), 100 * SURE * error * ratio
             flat.append(f"{rows.columns[i]} (from {low:g} to {high:g}: {change} ± {doubt:.1f} %)")
     if flat:
         yield Finding(
@@ -115,7 +115,7 @@ def flat_findings(rows: Rows) -> Iterator[Finding]:
 def _power(rows: Rows, column: int) -> tuple[float, float]:
     """The power of a feature that the latency grows with, others held; and its standard error, infinite if unknown."""
     others = _without(rows, column)
-    fitted = fit(others)
+    fitted = fit_logarithms(others)
     x = np.log(rows.features[:, column])
     x = x - fitted.basis.explain(x)
     squares = float(x @ x)

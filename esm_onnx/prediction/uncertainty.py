@@ -13,9 +13,17 @@ import numpy as np
 
 from esm_onnx.architectures import Architecture, Bins, Space, to_genome
 from esm_onnx.prediction.encoding import Encoding, Matrix
+from esm_onnx.prediction.encodings import find_encoding
 
 PRIOR = 1.0
 """λ: the variance of a measurement over that of a weight."""
+
+
+def columns_to_learn(space: Space, encoding: Encoding, rows: int) -> Encoding:
+    """The encoding whose weights are to be learned next: of joined ones the first alone, while there are fewer
+    measurements than columns in all, for so long `hybrid` can confirm little beyond its first stage."""
+    first = find_encoding(encoding.name.split("+")[0])
+    return first if rows < len(encoding.columns(space)) else encoding
 
 
 def most_uncertain(

@@ -59,7 +59,7 @@ def test_families_are_as_the_paper_says() -> None:
     assert [list(depths) for depths in densenet.depths] == [list(range(1, 21))] * 5
     assert densenet.block == densenet.network == ()
     assert {f.name: f.options for f in densenet.unit} == {"kernel": (1, 3, 5, 7, 9)}
-    assert space_names() == ["resnet", "mobilenetv3", "densenet"]
+    assert space_names() == ["resnet", "mobilenetv3", "densenet", "ofa-mobilenetv3"]
 
 
 @given(spaces(greatest_size=2000))

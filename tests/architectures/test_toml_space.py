@@ -282,7 +282,8 @@ def test_a_space_is_found_by_name_or_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["ResNet", "", "x" * 5000, "a\x00b", "/", "none"])
 def test_a_space_that_is_neither(name: str) -> None:
-    with pytest.raises(InputError, match=r"no space '.*', expected one of resnet, mobilenetv3, densenet, or the path"):
+    names = "resnet, mobilenetv3, densenet, ofa-mobilenetv3"
+    with pytest.raises(InputError, match=rf"no space '.*', expected one of {names}, or the path"):
         find_space(name)
 
 

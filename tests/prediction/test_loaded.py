@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from prediction.made_up import checked, drawn, predictor_of, random_mlp, rows
+from prediction.made_up import checked, dataset, drawn, predictor_of, random_mlp, rows
 
 from esm_onnx.architectures import Feature, Space, find_space
 from esm_onnx.errors import InputError
 from esm_onnx.prediction.loaded import LoadedPredictor
 from esm_onnx.prediction.predictor import Predictor
 from esm_onnx.prediction.predictor_onnx import write_predictor
+from esm_onnx.prediction.training import TrainSettings, train
 
 TOY = Space("toy", ((1, 3), (2,)), block=(Feature("kernel", (3, 5)),), network=(Feature("resolution", (160, 224)),))
 
@@ -47,13 +48,27 @@ def test_a_predictor_survives_its_file(predictor: Predictor, path: Path) -> None
         assert found.shape == (0,)
 
 
-@pytest.mark.parametrize("family", ["resnet", "mobilenetv3", "densenet"])
+@pytest.mark.parametrize("family", ["resnet", "mobilenetv3", "densenet", "ofa-mobilenetv3"])
 def test_the_space_is_read_back_whole(family: str, tmp_path: Path) -> None:
     space = find_space(family)
     genomes = rows(space, drawn(space, 5))
     predictor = predictor_of(space, "fcc", random_mlp(space, "fcc", genomes), genomes)
     write_predictor(predictor, tmp_path / "p.onnx", check=checked(predictor, genomes))
     assert LoadedPredictor.open(tmp_path / "p.onnx").space == space
+
+
+@pytest.mark.parametrize(("held_out", "both"), [(None, True), (0.25, False)])
+def test_it_knows_again_what_it_was_made_from(held_out: float | None, both: bool, tmp_path: Path) -> None:
+    whole, others = dataset(40), dataset(20, seed=5)
+    predictor, _ = train(whole, TrainSettings(surrogate="linear", held_out=held_out))
+    write_predictor(predictor, tmp_path / "p.onnx", check=whole)
+    loaded = LoadedPredictor.open(tmp_path / "p.onnx")
+    trained, calibrated = loaded.trained_on(whole.genomes), loaded.calibrated_on(whole.genomes)
+    assert (trained | calibrated).all()
+    assert (trained & calibrated).all() == both
+    assert trained.sum() == (40 if both else 40 - calibrated.sum())
+    assert not loaded.trained_on(others.genomes).any()
+    assert not loaded.calibrated_on(others.genomes).any()
 
 
 def test_invalid_rows_are_nan(path: Path) -> None:

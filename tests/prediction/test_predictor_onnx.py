@@ -315,13 +315,9 @@ def test_the_metadata_tell_everything(tmp_path: Path, held_out: float | None, tr
     assert found["surrogate"] == "linear"
     assert found["measurements"] == {"trained": trained, "calibrated": calibrated}
     assert found["accuracy"] == evaluation.as_json()
-    assert found["interval"] == {
-        "coverage": 0.8,
-        "depths": [list(pair) for pair in divide(space).ranges],
-        "widths": list(predictor.interval.widths),
-        "rows": calibrated,
-    }
-    assert len(set(predictor.interval.widths)) == 5
+    depths, widths = [list(pair) for pair in divide(space).ranges], list(predictor.interval.widths)
+    assert found["interval"] == {"coverage": 0.8, "depths": depths, "widths": widths, "rows": calibrated}
+    assert len(set(widths)) == 5
     assert found["dataset"] == whole.digest
     assert len(set(found["trained_on"].split())) == trained  # type: ignore[attr-defined]
     assert len(set(found["calibrated_on"].split())) == calibrated  # type: ignore[attr-defined]
