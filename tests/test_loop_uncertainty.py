@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from random import Random
 
 import numpy as np
 import pytest
 from formula_device import REACHABLE, RESNET, SMALL, UNREACHABLE, Device, everything, per_bin, story
 
-from esm_onnx.architectures import Feature, Space, divide
+from esm_onnx.architectures import Feature, Space, divide, sample
 from esm_onnx.errors import InputError
-from esm_onnx.loop import EXTENSIONS, Plan
+from esm_onnx.loop import EXTENSIONS, Plan, rounds
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.training import TrainSettings
 
@@ -25,10 +26,12 @@ def test_the_defaults_start_small_and_need_no_evaluation_set() -> None:
     assert (plan.initial, plan.step, plan.evaluation, plan.extend) == (30, 20, 0, "uncertainty")
     assert (plan.strategy, plan.train.surrogate, plan.train.encoding) == ("balanced", "hybrid", None)
     device = Device()
-    (turn,) = device.run(plan)  # a sum over blocks: what the hybrid expects
-    assert (turn.end, turn.rows, turn.measurements) == ("threshold", 30, 30)
-    assert turn.predictor.encoding == "cost+counts"
+    turns = device.run(plan)
+    assert (turns[0].rows, turns[0].measurements) == (30, 30)
     assert per_bin(device.asked[0], divide(RESNET)) == [6] * 5
+    assert turns[-1].end == "threshold"
+    assert turns[-1].rows == turns[-1].measurements <= 80
+    assert turns[-1].predictor.encoding == "cost+counts"
 
 
 @pytest.mark.parametrize("extend", EXTENSIONS)
@@ -62,16 +65,29 @@ def test_the_least_certain_keep_to_the_quotas_too(w1: float, w2: float) -> None:
     assert any(True in below and False in below for below in seen), "this shows nothing where all bins are alike"
 
 
-def test_uncertainty_asks_for_what_says_more() -> None:
+def test_uncertainty_asks_for_what_says_more_from_the_first_round_on() -> None:
     """By the volume in which the weights may lie, as in test_uncertainty.py."""
-    told = {}
+    told: dict[str, list[float]] = {}
     for extend in EXTENSIONS:
         device = Device(noisy=everything)
-        (*_, turn) = device.run(replace(OURS, extend=extend, threshold=UNREACHABLE, max_measurements=90))
+        turns = device.run(replace(OURS, extend=extend, threshold=UNREACHABLE, max_measurements=90))
         assert len({a for call in device.asked for a in call}) == 90
-        x = find_encoding("fc").encode(RESNET, turn.judged.genomes)
-        told[extend] = float(np.linalg.slogdet(np.eye(x.shape[1]) + x.T @ x)[1])
-    assert told["uncertainty"] > told["bins"] + 1
+        assert per_bin(device.asked[0], divide(RESNET)) == [6] * 5
+        told[extend] = []
+        for turn in turns:
+            x = find_encoding("fc").encode(RESNET, turn.judged.genomes)
+            told[extend].append(float(np.linalg.slogdet(np.eye(x.shape[1]) + x.T @ x)[1]))
+    assert len(told["bins"]) == len(told["uncertainty"]) == 4
+    for ours, papers in zip(told["uncertainty"], told["bins"], strict=True):
+        assert ours > papers + 1
+
+
+def test_the_paper_draws_its_first_round_as_sample_does() -> None:
+    for plan in (replace(OURS, extend="bins"), replace(OURS, strategy="random")):
+        device = Device()
+        next(rounds(RESNET, plan, device.measure, device.assemble))
+        drawn = sample(RESNET, 30, strategy=plan.strategy, rng=Random(plan.seed))
+        assert set(device.asked[0]) == set(drawn)
 
 
 def test_running_anew_chooses_the_same_of_which_it_is_least_certain() -> None:

@@ -32,12 +32,12 @@ class EnsembleSettings:
     """
 
     hidden: tuple[int, ...] = (64, 64, 64)
-    rate: float = 0.003
+    rate: float = 0.01
     decay: float = 1e-3
     batch: int = 64
-    epochs: int = 40_000
+    epochs: int = 160_000
     least_epochs: int = 20
-    greatest_epochs: int = 200
+    greatest_epochs: int = 400
 
     def steps(self, rows: int) -> int:
         epochs = min(max(self.epochs // rows, self.least_epochs), self.greatest_epochs)

@@ -177,7 +177,7 @@ def _check_rows(dataset: Dataset, held_out: Dataset | None) -> None:
     repeated = len(dataset) - len(set(map(bytes, dataset.genomes)))
     if repeated:
         raise InputError(
-            f"{repeated} rows are of architectures that other rows have, expected one row for each: take the mean of its "
+            f"{repeated} rows are of architectures that other rows have, expected one row each: take the mean of its "
             f"measurements"
         )
 

@@ -217,7 +217,7 @@ def test_two_rows_of_one_architecture_are_refused(chosen: TrainSettings) -> None
     """They could stand on both sides, and one would be known by the other."""
     whole = dataset(30)
     twice = whole.select(np.array([*range(30), 4, 7]))
-    with pytest.raises(InputError, match="2 rows are of architectures that other rows have, expected one row for each"):
+    with pytest.raises(InputError, match="2 rows are of architectures that other rows have, expected one row each"):
         train(twice, chosen)
 
 

@@ -13,7 +13,7 @@ from prediction.made_up import drawn, moderate_spaces, rows
 
 from esm_onnx.architectures import Architecture, Bins, Space, divide, find_space, sample
 from esm_onnx.prediction.encodings import find_encoding
-from esm_onnx.prediction.uncertainty import most_uncertain
+from esm_onnx.prediction.uncertainty import columns_to_learn, most_uncertain
 
 RESNET = find_space("resnet")
 
@@ -123,3 +123,12 @@ def test_what_is_known_is_not_asked_again_in_another_guise() -> None:
     chosen = most_uncertain(RESNET, find_encoding("fcc"), again + others, [20] * 5, bins=bins, known=known)
     assert set(chosen[:10]) == set(others)
     assert set(chosen[10:]) == set(again)
+
+
+def test_of_joined_columns_the_first_are_learned_first() -> None:
+    joined, alone = find_encoding("cost+fc"), find_encoding("fc")
+    columns = len(joined.columns(RESNET))
+    assert columns == 8 + 24
+    assert [columns_to_learn(RESNET, joined, rows).name for rows in (0, 20, columns - 1)] == ["cost"] * 3
+    assert [columns_to_learn(RESNET, joined, rows) for rows in (columns, 1000)] == [joined] * 2
+    assert {columns_to_learn(RESNET, alone, rows) for rows in (0, 1000)} == {alone}
