@@ -39,9 +39,7 @@ TRAINING = ("surrogate", "encoding", "folds", "split", "coverage", "bins", "seed
 
 loop_options = together(
     click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="balanced", help="How to draw."),
-    click.option(
-        "--extend", type=click.Choice(EXTENSIONS), default="uncertainty", help="How to draw more."
-    ),
+    click.option("--extend", type=click.Choice(EXTENSIONS), default="uncertainty", help="How to draw more."),
     click.option("--initial", type=click.IntRange(min=1), default=30, help="N_I, the first architectures."),
     click.option("--step", type=click.IntRange(min=1), default=20, help="N_Step, those of each further round."),
     click.option(
