@@ -59,6 +59,8 @@ def export(
 @click.option("--table", "as_table", is_flag=True, help="Print a table instead of JSON Lines.")
 def cost(architectures: Path, space: Space | None, batch: int, out: Path | None, as_table: bool) -> None:
     """Count multiply-adds, parameters and traffic of each architecture (`-` reads standard input)."""
+    if as_table and out is not None:
+        raise InputError("--out takes JSON Lines, expected no --table beside it")
     space = space or _named_space(architectures)
     settings = ExportSettings(batch=batch)
     costs = (

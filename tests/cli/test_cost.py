@@ -30,6 +30,8 @@ def test_a_line_for_each_architecture(esm: Run, tmp_path: Path) -> None:
     assert lines(tmp_path / "costs.jsonl") == expected
     typed = esm("cost", "-", "--space", "tiny.toml", stdin=(tmp_path / "a.jsonl").read_text()).stdout
     assert [json.loads(line) for line in typed.splitlines()] == expected
+    both = esm("cost", "a.jsonl", "--space", "tiny.toml", "--table", "--out", "costs.jsonl", code=2)
+    assert error_of(both) == "error: --out takes JSON Lines, expected no --table beside it"
 
 
 def test_a_space_that_everyone_has_need_not_be_named(esm: Run, tmp_path: Path) -> None:
