@@ -25,6 +25,9 @@ except ImportError as error:
 LEAST_SPREAD = 1e-6
 """A column that varies by less, as a share of its values, is constant: float32 keeps no more digits."""
 
+DUST = 1e-12
+"""Weights below are taken for 0: inputs are standardised, so they change nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class MlpSettings:
@@ -102,7 +105,7 @@ def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     layers = tuple(
-        (layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+        (without_dust(layer.weight.detach().numpy()), without_dust(layer.bias.detach().numpy()))
         for layer in network
         if isinstance(layer, nn.Linear)
     )
@@ -113,6 +116,11 @@ def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:
         np.float32(target_scale),
     )
     return Mlp(layers, *numbers)
+
+
+def without_dust(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy with 0 for what weight decay has all but erased: denormal numbers take ten times as long."""
+    return np.where(np.abs(values) < DUST, np.float32(0), values)
 
 
 def _network(columns: int, hidden: tuple[int, ...]) -> nn.Sequential:

@@ -141,3 +141,13 @@ def test_constant_latencies_are_predicted() -> None:
 def test_sets_smaller_and_larger_than_a_batch(rows: int) -> None:
     x, y = made_up(rows)
     assert np.isfinite(fit_mlp(x, y, MlpSettings(steps=5), 0).predict(x)).all()
+
+
+def test_weights_that_decay_has_all_but_erased_are_nothing() -> None:
+    """Columns that say nothing: their weights fade away, and numbers that small would slow every prediction down."""
+    x, y = made_up(60)
+    x = np.hstack([x, np.zeros((60, 4))])
+    mlp = fit_mlp(x, y, MlpSettings(hidden=(8, 8, 8), weight_decay=0.3, steps=3000), 0)
+    sizes = np.abs(np.concatenate([part.ravel() for layer in mlp.layers for part in layer]))
+    assert (sizes == 0).any()  # or this test would show nothing
+    assert not ((sizes > 0) & (sizes < 1e-12)).any()
