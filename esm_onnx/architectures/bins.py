@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esm_onnx.architectures.compositions import attainable_depths
@@ -27,6 +28,10 @@ class Bins:
             if least <= depth <= greatest:
                 return i
         raise InputError(f"depth {depth} lies in none of the bins {', '.join(self.names())}")
+
+    def indices(self, depths: Iterable[int]) -> list[int]:
+        """Which bin each depth falls into; any integers, numpy's too."""
+        return [self.index(int(depth)) for depth in depths]
 
     def names(self) -> list[str]:
         """`4–8`, `9–13`, …"""

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm_onnx.architectures import Bins
-from esm_onnx.errors import InputError, WorkError
+from esm_onnx.errors import InputError
 from esm_onnx.prediction.conformal import Interval, calibrate
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.evaluation import evaluate
 from esm_onnx.prediction.predictor import LEAST_MS, predict_latency
 from esm_onnx.prediction.surrogate import Vector
 from esm_onnx.prediction.surrogates import find_surrogate
-from esm_onnx.prediction.training import TrainSettings, assign_folds, examples_of
+from esm_onnx.prediction.training import TrainSettings, assign_folds, examples_of, finite
 
 Pair = tuple[str, str]
 """Names of a surrogate and of the encoding that it is fitted on."""
@@ -119,11 +119,11 @@ def fit_once(
         surrogate = entry.fit(examples)
     else:
         fitted = entry.with_folds(examples, assign_folds(known, bins, TrainSettings(name, seed=seed)))
-        out_of_fold = np.maximum(_finite(fitted.out_of_fold, name), LEAST_MS)
+        out_of_fold = np.maximum(finite(fitted.out_of_fold, name), LEAST_MS)
         surrogate, interval = fitted.surrogate, calibrate(out_of_fold, known.latency_ms, known.depths, bins, coverage)
     trained = clock()
     predicted = predict_latency(known.space, encoding, surrogate, unseen.genomes).astype(np.float64)
-    return Fit(_finite(predicted, name), interval, trained - started, clock() - trained)
+    return Fit(finite(predicted, name), interval, trained - started, clock() - trained)
 
 
 def figures_of(fit: Fit, unseen: Dataset, bins: Bins) -> Figures:
@@ -145,9 +145,3 @@ def figures_of(fit: Fit, unseen: Dataset, bins: Bins) -> Figures:
         train_s=fit.train_s,
         predict_s=fit.predict_s,
     )
-
-
-def _finite(latency_ms: Vector, surrogate: str) -> Vector:
-    if not np.isfinite(latency_ms).all():
-        raise WorkError(f"the {surrogate} did not settle on finite latencies: train with another seed")
-    return latency_ms

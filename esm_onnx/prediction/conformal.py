@@ -59,7 +59,7 @@ def calibrate(predicted: Vector, measured: Vector, depths: NDArray[np.int64], bi
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}, expected a share between 0 and 1, such as 0.9")
-    of_bin = np.array([bins.index(int(depth)) for depth in depths], np.int64)
+    of_bin = np.array(bins.indices(depths), np.int64)
     with np.errstate(divide="ignore", over="ignore"):  # where all others are predicted exactly, nothing is usual
         scores = np.abs(measured - predicted) / predicted
         usual, without_itself = _usual(scores, of_bin, len(bins), coverage)

@@ -208,6 +208,12 @@ class Columns:
         column[slots.start * count : slots.stop * count] = np.tile(weights, len(slots))
         self._add(name, {}, column)
 
+    def add_combinations(self, name: str, slots: range) -> None:
+        """A column for each combination: how many blocks in the slots have it."""
+        for combination, weights in zip(self.space.combinations, np.eye(len(self.space.combinations)), strict=True):
+            options = ",".join(f"{feature}={plain(option)}" for feature, option in combination.items())
+            self.add_blocks(f"{name}.{options}", slots, weights)
+
     def done(self, *, columns: list[str] | None = None, step: Step | None = None) -> Table:
         rows = sum(len(feature.options) for feature in self.space.network)
         slots = sum(self.space.slots) * len(self.space.combinations)

@@ -157,11 +157,8 @@ def _add_firsts(columns: Columns) -> None:
 
 def _add_combinations(columns: Columns, places: list[tuple[str, range]]) -> None:
     """How many blocks in each place have each combination of options."""
-    itself = np.eye(len(columns.space.combinations))
     for name, slots in places:
-        for combination, weights in zip(columns.space.combinations, itself, strict=True):
-            options = ",".join(f"{feature}={plain(option)}" for feature, option in combination.items())
-            columns.add_blocks(f"{name}.{options}", slots, weights)
+        columns.add_combinations(name, slots)
 
 
 def _build_cost(space: Space) -> Table:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.mlp import Mlp, one_thread, standard, without_dust
+from esm_onnx.prediction.mlp import Mlp, one_thread, standard, trained_mlp
 from esm_onnx.prediction.surrogate import Matrix, Vector
 
 try:
@@ -73,15 +73,14 @@ def fit_mlps(x: Matrix, y: Vector, members: NDArray[np.float64], settings: Ensem
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-    numbers = (
-        mean.astype(np.float32),
-        np.asarray(scale, np.float32),
-        np.float32(target_mean),
-        np.float32(target_scale),
-    )
-    drawn = [(without_dust(weight.detach().numpy()), without_dust(bias.detach().numpy())) for weight, bias in layers]
+    stacked = [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in layers]
     return [
-        Mlp(tuple((weight[i].T.copy(), bias[i, 0].copy()) for weight, bias in drawn), *numbers, name=f"mlp{i + 1}")
+        trained_mlp(
+            [(weight[i].T, bias[i, 0]) for weight, bias in stacked],
+            (mean, scale),
+            (target_mean, target_scale),
+            name=f"mlp{i + 1}",
+        )
         for i in range(len(members))
     ]
 

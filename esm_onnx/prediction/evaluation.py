@@ -118,7 +118,7 @@ def evaluate(
     if not len(measured):
         raise InputError("no architecture to evaluate on, expected at least one with a measured latency")
     predicted, measured = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
-    of_bin = np.array([bins.index(int(depth)) for depth in depths])
+    of_bin = np.array(bins.indices(depths))
     by_bin = []
     for i, name in enumerate(bins.names()):
         inside = of_bin == i

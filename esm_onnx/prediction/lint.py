@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space
 from esm_onnx.architectures.genome import genome_columns
+from esm_onnx.prediction.encoding import named, values_of
 from esm_onnx.prediction.lint_fit import fit
 from esm_onnx.prediction.lint_groups import cache_findings, duplicate_findings, groups_of, leak_findings
 from esm_onnx.prediction.lint_order import LEAST_ROWS, order_findings
@@ -53,24 +54,6 @@ def _of_latencies(rows: Rows) -> Iterator[Finding]:
         yield from order_findings(rows, fit(rows))
 
 
-def lint_dataset(
-    space: Space,
-    genomes: NDArray[np.int64],
-    latency_ms: NDArray[np.float64],
-    sessions: Sequence[object] | None = None,
-    provenance: Sequence[str] | None = None,
-) -> list[Finding]:
-    """All findings about architectures of a space.
-
-    Args:
-        genomes: [n, genome length], in the order of measuring.
-        latency_ms: [n] in ms.
-        sessions: [n] a label for the session of each; None: all are of one.
-        provenance: [n] how each latency came about, "measured" or other words; None where unknown.
-    """
-    return lint(rows_of_genomes(space, genomes, latency_ms, sessions, provenance))
-
-
 def rows_of_genomes(
     space: Space,
     genomes: NDArray[np.int64],
@@ -78,11 +61,18 @@ def rows_of_genomes(
     sessions: Sequence[object] | None = None,
     provenance: Sequence[str] | None = None,
 ) -> Rows:
-    """Genomes as rows: options of the network as the numbers that they are, those of blocks as their indices."""
+    """Genomes as rows: options of the network as the numbers that they are, those of blocks as their indices.
+
+    Args:
+        genomes: [n, genome length], in the order of measuring.
+        latency_ms: [n] in ms.
+        sessions: [n] a label for the session of each; None: all are of one.
+        provenance: [n] how each latency came about, "measured" or other words; None where unknown.
+    """
     features = genomes.astype(np.float64)
     for i, feature in enumerate(space.network):
-        if not isinstance(feature.options[0], str):
-            features[:, i] = np.array([float(option) for option in feature.options])[genomes[:, i]]
+        if not named(feature):
+            features[:, i] = np.array(values_of(feature))[genomes[:, i]]
     numbers, names = (None, ("",)) if sessions is None else numbered(sessions)
     return Rows(
         features,

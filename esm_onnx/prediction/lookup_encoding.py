@@ -13,7 +13,6 @@ import numpy as np
 
 from esm_onnx.architectures import Space
 from esm_onnx.architectures.blocks import FIRST, HEAD, STEM, parts_of
-from esm_onnx.architectures.space import plain
 from esm_onnx.prediction.encoding import Columns, Encoding, Matrix, Table
 
 
@@ -50,9 +49,7 @@ def build_entries(space: Space) -> Table:
         unit, which = part.split(".")
         start, stop = starts[int(unit[1:]) - 1 : int(unit[1:]) + 1]
         slots = range(start, start + 1) if which == FIRST else range(start + 1, stop)
-        for weights, combination in zip(np.diag(everything), space.combinations, strict=True):
-            options = ",".join(f"{feature}={plain(option)}" for feature, option in combination.items())
-            columns.add_blocks(f"{part}.{options}", slots, weights)
+        columns.add_combinations(part, slots)
     return columns.done()
 
 

@@ -6,7 +6,7 @@ Inputs and target are standardised on the rows trained on. The paper leaves epoc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -104,18 +104,29 @@ def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:
             loss = nn.functional.mse_loss(network(inputs[rows]), targets[rows])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    layers = tuple(
-        (without_dust(layer.weight.detach().numpy()), without_dust(layer.bias.detach().numpy()))
+    layers = [
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
         for layer in network
         if isinstance(layer, nn.Linear)
+    ]
+    return trained_mlp(layers, (mean, scale), (target_mean, target_scale))
+
+
+def trained_mlp(
+    layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    inputs: tuple[Vector, Vector],
+    target: tuple[Vector, Vector],
+    name: str = "mlp",
+) -> Mlp:
+    """An MLP of its own from trained layers, and from the means and scales that inputs and target had."""
+    return Mlp(
+        tuple((without_dust(weight), without_dust(bias)) for weight, bias in layers),
+        inputs[0].astype(np.float32),
+        np.asarray(inputs[1], np.float32),
+        np.float32(target[0]),
+        np.float32(target[1]),
+        name=name,
     )
-    numbers = (
-        mean.astype(np.float32),
-        np.asarray(scale, np.float32),
-        np.float32(target_mean),
-        np.float32(target_scale),
-    )
-    return Mlp(layers, *numbers)
 
 
 def without_dust(values: NDArray[np.float32]) -> NDArray[np.float32]:

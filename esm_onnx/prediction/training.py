@@ -94,13 +94,12 @@ def train(
     if held_out is None:
         judged = dataset
         fitted = SURROGATES[settings.surrogate].with_folds(examples, assign_folds(dataset, bins, settings))
-        surrogate, predicted = fitted.surrogate, np.maximum(fitted.out_of_fold, LEAST_MS)
+        surrogate, predicted = fitted.surrogate, np.maximum(finite(fitted.out_of_fold, settings.surrogate), LEAST_MS)
     else:
         judged = held_out
         surrogate = SURROGATES[settings.surrogate].fit(examples)
-        predicted = predict_latency(dataset.space, encoding, surrogate, held_out.genomes).astype(np.float64)
-    if not np.isfinite(predicted).all():
-        raise WorkError(f"the {settings.surrogate} did not settle on finite latencies: train with another seed")
+        found = predict_latency(dataset.space, encoding, surrogate, held_out.genomes).astype(np.float64)
+        predicted = finite(found, settings.surrogate)
     interval = calibrate(predicted, judged.latency_ms, judged.depths, bins, settings.coverage)
     coverage = _coverage(predicted, judged, bins, settings)
     evaluation = evaluate(predicted, judged.latency_ms, judged.depths, bins, judged.noise_floor, coverage)
@@ -142,12 +141,23 @@ def assign_folds(dataset: Dataset, bins: Bins, settings: TrainSettings) -> NDArr
     count = min(settings.folds * (finer if find_surrogate(settings.surrogate).quick else 1), len(dataset))
     if settings.split == "time":
         return np.arange(len(dataset)) * count // len(dataset)
-    of_bin = np.array([bins.index(int(depth)) for depth in dataset.depths])
+    of_bin = np.array(bins.indices(dataset.depths))
     order = np.random.default_rng(settings.seed).permutation(len(dataset))
     order = order[np.argsort(of_bin[order], kind="stable")]  # bin by bin, so that each fold has its share of each
     folds = np.empty(len(dataset), np.int64)
     folds[order] = np.arange(len(dataset)) % count
     return folds
+
+
+def finite(latency_ms: Vector, surrogate: str) -> Vector:
+    """The latencies themselves.
+
+    Raises:
+        WorkError: one of them is no number: the surrogate diverged.
+    """
+    if not np.isfinite(latency_ms).all():
+        raise WorkError(f"the {surrogate} did not settle on finite latencies: train with another seed")
+    return latency_ms
 
 
 def _coverage(predicted: Vector, judged: Dataset, bins: Bins, settings: TrainSettings) -> Coverage:
@@ -158,7 +168,7 @@ def _coverage(predicted: Vector, judged: Dataset, bins: Bins, settings: TrainSet
 
 def split(dataset: Dataset, bins: Bins, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Which rows are held out: about `share` of each bin of depth, at least one row and never all of them."""
-    of_bin = np.array([bins.index(int(depth)) for depth in dataset.depths])
+    of_bin = np.array(bins.indices(dataset.depths))
     outside = np.zeros(len(dataset), bool)
     for i in range(len(bins)):
         rows = rng.permutation(np.flatnonzero(of_bin == i))

@@ -43,7 +43,7 @@ def most_uncertain(
     rows, measured = x[: len(candidates)], x[len(candidates) :]
     inverse = np.linalg.inv(PRIOR * np.eye(x.shape[1]) + measured.T @ measured)
     variance = np.einsum("ij,jk,ik->i", rows, inverse, rows)
-    of_bin = np.array([bins.index(candidate.depth) for candidate in candidates])
+    of_bin = np.array(bins.indices(candidate.depth for candidate in candidates))
     left = np.array(quotas)
     chosen: list[int] = []
     while True:

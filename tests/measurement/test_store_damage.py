@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli.calls import WITHOUT_EXPORT
 
 from esm_onnx.architectures import sample, to_genome
 from esm_onnx.cli import commands
@@ -25,14 +26,6 @@ from esm_onnx.measurement.wal import FRAME_BYTES, HEADER_BYTES
 from esm_onnx.testing import tiny_space
 
 TARGET = Target("t", {"device": "d"})
-TINY_TOML = """
-name = "tiny"
-units = 2
-depth = [1, 2, 3, 4]
-[block]
-kernel = [3, 5]
-expansion = ["1/2", 1]
-"""
 FLIPS = 150
 RUNS = 40
 
@@ -204,7 +197,7 @@ def test_rescue_tells_what_it_could_not_read(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("tiny.toml").write_text(TINY_TOML)
+    Path("tiny.toml").write_text(WITHOUT_EXPORT)
     fill(Path("esm.db"))
     damage(Path("esm.db"), statement)
     before = Path("esm.db").read_bytes()

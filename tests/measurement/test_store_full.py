@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from cli.calls import TINY_TOML
 
 from esm_onnx.architectures import Architecture, Space, sample, to_json
 from esm_onnx.errors import WorkError
@@ -20,23 +21,6 @@ from esm_onnx.measurement.record import SUBJECT, Measurement
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.testing import tiny_space
-
-TINY_TOML = """
-name = "tiny"
-units = 2
-depth = [1, 2, 3, 4]
-[block]
-kernel = [3, 5]
-expansion = ["1/2", 1]
-[export]
-writer = "mobilenetv3"
-widths = [8, 16]
-ratio = 4
-stem = 8
-head = [32, 32]
-classes = 10
-resolution = 32
-"""
 
 # The mount is seen by these commands only and goes with them.
 COMMANDS = """

@@ -16,6 +16,9 @@ from strategies import spaces
 
 from esm_onnx.architectures import Architecture, Space, divide, find_space, sample, to_genome
 from esm_onnx.architectures.space import choices
+from esm_onnx.measurement.record import SUBJECT, Measurement
+from esm_onnx.measurement.store import ACCEPTED, OPEN, Store
+from esm_onnx.measurement.target import Target
 from esm_onnx.prediction.conformal import Interval
 from esm_onnx.prediction.dataset import Dataset, depths_of, row_digests
 from esm_onnx.prediction.drawing import draw_encoding
@@ -136,3 +139,21 @@ def session_of(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     content = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def measured(
+    store: Store,
+    space: Space,
+    target: Target,
+    latencies: Sequence[tuple[Architecture, float]],
+    *,
+    role: str = SUBJECT,
+    status: str = ACCEPTED,
+    elapsed_s: float = 0.0,
+) -> None:
+    """One session of single runs."""
+    session = store.open_session(space, target, {"of": len(list(store.sessions(space, target)))})
+    for architecture, latency in latencies:
+        store.append(session, space, Measurement(architecture, role, (latency,), 0.0, elapsed_s=elapsed_s))
+    if status != OPEN:
+        store.close_session(session, status=status, verdict="")

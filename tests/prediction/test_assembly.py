@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
+from prediction.made_up import measured
 
 from esm_onnx.architectures import Architecture, Space, find_space, genome_length, sample, to_genome
 from esm_onnx.errors import InputError
@@ -17,22 +17,6 @@ from esm_onnx.measurement.target import Target
 from esm_onnx.prediction.assembly import assemble, choose
 
 OTHER = Target("somewhere", {"device": "abacus", "threads": 4})
-
-
-def measured(
-    store: Store,
-    space: Space,
-    target: Target,
-    latencies: Sequence[tuple[Architecture, float]],
-    *,
-    role: str = SUBJECT,
-    status: str = ACCEPTED,
-) -> None:
-    """One session of single runs."""
-    session = store.open_session(space, target, {"of": len(list(store.sessions(space, target)))})
-    for architecture, latency in latencies:
-        store.append(session, space, Measurement(architecture, role, (latency,), 0.0))
-    store.close_session(session, status=status, verdict="")
 
 
 def test_one_row_for_each_architecture_in_the_order_of_measuring(

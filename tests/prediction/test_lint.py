@@ -17,7 +17,7 @@ from prediction.made_up import dataset, rows
 
 from esm_onnx.architectures import Feature, Space, sample
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.lint import lint, lint_dataset, rows_of_genomes
+from esm_onnx.prediction.lint import lint, rows_of_genomes
 from esm_onnx.prediction.lint_table import ERROR, NOTE, WARNING, Finding, Rows
 
 Vector = np.ndarray
@@ -346,12 +346,12 @@ def test_a_dataset_is_linted_in_its_order() -> None:
     clean = dataset(400, noise=0.02)
     order = np.random.default_rng(0).permutation(400)
     arguments = clean.space, clean.genomes[order], clean.latency_ms[order]
-    assert lint_dataset(*arguments) == []
+    assert lint(rows_of_genomes(*arguments)) == []
     drifting = clean.latency_ms[order] * np.exp(np.linspace(-0.05, 0.05, 400))
-    assert kinds(lint_dataset(*arguments[:2], drifting)) == {"drift"}
+    assert kinds(lint(rows_of_genomes(*arguments[:2], drifting))) == {"drift"}
     sessions = [f"session {i // 200}" for i in range(400)]
     apart = clean.latency_ms[order] * np.where(np.arange(400) < 200, 1, 1.1)
-    assert kinds(lint_dataset(*arguments[:2], apart, sessions, ["measured"] * 400)) == {"sessions"}
+    assert kinds(lint(rows_of_genomes(*arguments[:2], apart, sessions, ["measured"] * 400))) == {"sessions"}
 
 
 def test_features_of_the_network_count_as_the_numbers_that_they_are() -> None:

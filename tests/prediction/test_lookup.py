@@ -15,16 +15,16 @@ import pytest
 from export.small_spaces import narrow
 from hypothesis import given, settings
 from onnx import TensorProto, helper
-from prediction.made_up import drawn, moderate_spaces, rows, session_of
+from prediction.made_up import drawn, measured, moderate_spaces, rows, session_of
 
 from esm_onnx.architectures import Architecture, Options, Space, find_space
 from esm_onnx.architectures.blocks import block_space, table_entries
 from esm_onnx.errors import InputError
 from esm_onnx.export import ExportSettings, export_facts
 from esm_onnx.export.cost import graph_of
-from esm_onnx.measurement.record import REFERENCE, SUBJECT, Failure, Measurement
+from esm_onnx.measurement.record import REFERENCE, Failure
 from esm_onnx.measurement.runtime import find_runtime
-from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
+from esm_onnx.measurement.store import OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.prediction.lookup import find_table, measuring_time_s, read_table
 from esm_onnx.prediction.lookup_encoding import ENTRIES, NO_TABLE, Lookup
@@ -42,24 +42,6 @@ SPACES = [narrow("resnet"), narrow("mobilenetv3"), OFA]
 def target_of(space: Space, name: str = "somewhere", **facts: str | int) -> Target:
     """What `profile` writes down of a space's architectures."""
     return Target(name, {"device": "abacus", "runtime": "dry", "threads": 2, **export_facts(space, USUAL), **facts})
-
-
-def measured(
-    store: Store,
-    space: Space,
-    target: Target,
-    latencies: Sequence[tuple[Architecture, float]],
-    *,
-    role: str = SUBJECT,
-    status: str = ACCEPTED,
-    elapsed_s: float = 0.0,
-) -> None:
-    """One session of single runs."""
-    session = store.open_session(space, target, {"of": len(list(store.sessions(space, target)))})
-    for architecture, latency in latencies:
-        store.append(session, space, Measurement(architecture, role, (latency,), 0.0, elapsed_s=elapsed_s))
-    if status != OPEN:
-        store.close_session(session, status=status, verdict="")
 
 
 def latency_of(part: Architecture) -> float:

@@ -7,7 +7,8 @@ from random import Random
 
 import numpy as np
 import pytest
-from prediction.test_lookup import OFA, measured, sum_of_parts, target_of, whole_table
+from prediction.made_up import measured
+from prediction.test_lookup import OFA, sum_of_parts, target_of, whole_table
 
 from esm_onnx.architectures import Space, genome_length, sample
 from esm_onnx.errors import InputError
