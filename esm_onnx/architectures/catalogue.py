@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from esm_onnx.architectures.blocks import SUFFIX, block_space
 from esm_onnx.architectures.densenet import DENSENET
 from esm_onnx.architectures.mobilenetv3 import MOBILENETV3
 from esm_onnx.architectures.ofa import OFA_MOBILENETV3
@@ -22,7 +23,7 @@ def space_names() -> list[str]:
 
 
 def find_space(name: str | Path) -> Space:
-    """The space that is built in under a name, or the one that a TOML file describes.
+    """The space that is built in under a name, or the one that a TOML file describes; `….blocks` is that of its parts.
 
     Raises:
         InputError: neither a name nor a file.
@@ -32,4 +33,6 @@ def find_space(name: str | Path) -> Space:
         return SPACES[name]
     if name.endswith(".toml") or os.path.isfile(name):
         return read_space(name)
+    if name.endswith(SUFFIX):
+        return block_space(find_space(name.removesuffix(SUFFIX)))
     raise InputError(f"no space {shown(name)}, expected one of {', '.join(SPACES)}, or the path of a TOML file")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
@@ -64,19 +66,40 @@ def _draw_parts(graph: Nodes, name: str, sums: str, step: Parts) -> str:
 
 
 def _draw_products(graph: Nodes, name: str, sums: str, step: Products) -> str:
-    sides = [
-        graph.add("Gather", f"{name}.{side}", sums, graph.constant(f"{name}.{side}.places", np.array(places)), axis=1)
-        for side, places in (("left", step.left), ("right", step.right))
+    """Products of neighbouring columns at once: slices copy whole stretches, a gather goes place by place."""
+    parts = []
+    for i, (left, right) in enumerate(_runs(step.left, step.right)):
+        sides = [_slice(graph, f"{name}.left{i}", sums, left), _slice(graph, f"{name}.right{i}", sums, right)]
+        parts.append(graph.add("Mul", f"{name}.products{i}", *sides))
+    kept = [_slice(graph, f"{name}.kept", sums, range(step.keep))] if step.keep else []
+    if step.weights is None:
+        return graph.add("Concat", f"{name}.joined", *kept, *parts, axis=1)
+    products = graph.add("Concat", f"{name}.products", *parts, axis=1)
+    columns = graph.add("MatMul", f"{name}.combined", products, graph.floats(f"{name}.weights", step.weights))
+    return graph.add("Concat", f"{name}.joined", *kept, columns, axis=1) if kept else columns
+
+
+def _runs(left: Sequence[int], right: Sequence[int]) -> list[tuple[range, range]]:
+    """Pairs of places as pairs of stretches, of which one may be a single place that goes with each of the other."""
+    runs, start = [], 0
+    while start < len(left):
+        end, pace = start + 1, None
+        while end < len(left):
+            ahead = (left[end] - left[end - 1], right[end] - right[end - 1])
+            if ahead not in ((0, 1), (1, 0), (1, 1)) or pace not in (None, ahead):
+                break
+            end, pace = end + 1, ahead
+        runs.append((range(left[start], left[end - 1] + 1), range(right[start], right[end - 1] + 1)))
+        start = end
+    return runs
+
+
+def _slice(graph: Nodes, name: str, sums: str, places: range) -> str:
+    """Neighbouring columns."""
+    bounds = [
+        graph.constant(f"{name}.{end}", np.array([at])) for end, at in (("from", places.start), ("to", places.stop))
     ]
-    columns = graph.add("Mul", f"{name}.products", *sides)
-    if step.weights is not None:
-        columns = graph.add("MatMul", f"{name}.combined", columns, graph.floats(f"{name}.weights", step.weights))
-    if not step.keep:
-        return columns
-    kept = graph.constant(f"{name}.kept.places", np.arange(step.keep))
-    return graph.add(
-        "Concat", f"{name}.joined", graph.add("Gather", f"{name}.kept", sums, kept, axis=1), columns, axis=1
-    )
+    return graph.add("Slice", name, sums, *bounds, graph.constant(f"{name}.axis", np.array([1])))
 
 
 def _draw_moments(graph: Nodes, name: str, sums: str, moments: Moments) -> str:

@@ -86,3 +86,9 @@ def test_blocks_of_a_space_that_cannot_be_written_are_refused() -> None:
     for function in (block_space, table_entries):
         with pytest.raises(InputError, match=r"space 'bare' has no \[export\], so its blocks cannot be measured"):
             function(bare)
+
+
+def test_the_blocks_of_a_space_are_found_by_name() -> None:
+    assert find_space("densenet.blocks") == block_space(find_space("densenet"))
+    with pytest.raises(InputError, match="no space 'abacus', expected one of"):
+        find_space("abacus.blocks")
