@@ -28,13 +28,13 @@ from esm_onnx.export import ExportSettings
 from esm_onnx.measurement.estimate import relative_error, trimmed_mean
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import relative_std
-from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime, list_runtimes
+from esm_onnx.measurement.runtime import SWITCHES, RuntimeSettings, find_runtime, list_runtimes
 from esm_onnx.measurement.session import Outcome, Profiler, Progress
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.timing import Timing
 from esm_onnx.measurement.worker import Lost, Worker
 
-TIMING = ("runtime", "device", "threads", "precision", "runs", "warmup", "deadline", "memory")
+TIMING = ("runtime", "device", "threads", "precision", *SWITCHES, "runs", "warmup", "deadline", "memory")
 """Those of the measuring options that hold for any ONNX file."""
 
 
@@ -107,12 +107,14 @@ def protocol_of(measuring: Mapping[str, Any]) -> Protocol:
 
 def runtime_settings(measuring: Mapping[str, Any]) -> RuntimeSettings:
     """The runtime's settings that the measuring options describe."""
-    return RuntimeSettings(*(measuring[name] for name in ("device", "threads", "precision", "seed")))
+    switches = {name: measuring[name] for name in SWITCHES if measuring[name] is not None}
+    named = ("device", "threads", "precision", "seed")
+    return RuntimeSettings(**{name: measuring[name] for name in named if name in measuring}, switches=switches)
 
 
 def export_settings(measuring: Mapping[str, Any]) -> ExportSettings:
     """The export's settings that the measuring options describe."""
-    return ExportSettings(*(measuring[name] for name in ("batch", "opset", "precision", "embed_weights")))
+    return ExportSettings(**{name: measuring[name] for name in ("batch", "opset", "embed_weights")})
 
 
 def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -> None:
@@ -155,19 +157,16 @@ def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -
 def time_files(
     files: tuple[Path, ...],
     runtime: str,
-    device: str | None,
-    threads: int,
-    precision: str,
     runs: int,
     warmup: int,
     deadline: float,
     memory: float | None,
     as_json: bool,
+    **measuring: Any,
 ) -> None:
     """Time any ONNX files, each checked before it is loaded: standard operators only, and no files beside it."""
     memory_bytes = None if memory is None else int(memory * 2**30)
-    settings = RuntimeSettings(device, threads, precision)
-    with Worker(find_runtime(runtime).name, settings, memory_bytes=memory_bytes) as worker:
+    with Worker(find_runtime(runtime).name, runtime_settings(measuring), memory_bytes=memory_bytes) as worker:
         replies = [worker.time(f, runs=runs, warmup=warmup, deadline_s=deadline, check=True) for f in files]
         facts = {"runtime": find_runtime(runtime).name, **worker.facts}
     rows = [{"file": str(file), **_timed(reply)} for file, reply in zip(files, replies, strict=True)]

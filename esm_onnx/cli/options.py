@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from esm_onnx.architectures import Space, find_space
+from esm_onnx.measurement.runtime import SWITCHES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -122,11 +123,18 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+switch_options = tuple(
+    click.option(f"--{name}/--no-{name}", default=None, help=f"Whether {meaning}.  [default: as the runtime does]")
+    for name, meaning in SWITCHES.items()
+)
+"""What is on or off; a runtime says which of them it has."""
+
 measuring_options = together(
     click.option("--runtime", required=True, help="Name or alias; `esm-onnx runtimes` lists them."),
     click.option("--device", help="Device, in the runtime's own words.  [default: its first]"),
     click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of one inference."),
     click.option("--precision", default="fp32", help="Number format."),
+    *switch_options,
     click.option("--batch", type=click.IntRange(min=1), default=1, help="Images of one inference."),
     click.option("--opset", type=int, default=17, help="ONNX operator set."),
     click.option("--embed-weights", is_flag=True, help="Weights inside each file instead of one shared pool."),

@@ -2,8 +2,9 @@
 
 An initializer of a subnet is ONNX external data: a file beside the subnet, an offset and a length. The pool has one
 file for each *section*, a stream of float32 values of one scale, so that every layer finds values of about the variance
-that He et al. 2015 ask for and activations neither vanish nor explode. Values are uniform, as in PyTorch's own
-initialisation; they come from raw random bits by exact arithmetic, so they are the same bytes on every device.
+that He et al. 2015 ask for and activations neither vanish nor explode; for fp16 another, of the same values rounded.
+Values are uniform, as in PyTorch's own initialisation; they come from raw random bits by exact arithmetic, so they are
+the same bytes on every device.
 
 A stream is made in chunks, each seeded by (seed, section, chunk): its first values are the same however long the file
 is. Files grow in place and never shrink, so another process may have them mapped meanwhile, and needs no lock to grow
@@ -25,7 +26,10 @@ import onnx
 
 from esm_onnx.errors import InputError
 
-Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Values = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
+
+KINDS: Mapping[str, np.dtype[np.floating]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+"""The type of a value by precision."""
 
 ALIGNMENT = 4096
 """Bytes. What the ONNX specification asks of offsets that are to be memory-mapped. ONNX Runtime 1.31 on Linux maps any
@@ -50,9 +54,9 @@ class Section:
     middle: float
     width: float
 
-    def file(self, seed: int) -> str:
+    def file(self, seed: int, precision: str = "fp32") -> str:
         """Name of the file that holds it."""
-        return f"pool-{seed}-{self.name}.f32"
+        return f"pool-{seed}-{self.name}.{precision.replace('p', '')}"
 
 
 POSITIVE = Section("positive", 1.0, 1.0)
@@ -78,35 +82,41 @@ class Allotment:
 
     Attributes:
         seed: of the pool.
+        precision: number format of the values.
         ends: for each section in use, how many values of it the subnet needs.
     """
 
-    def __init__(self, seed: int, *, embed: bool) -> None:
+    def __init__(self, seed: int, *, embed: bool, precision: str = "fp32") -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise InputError(f"seed is {seed!r}, expected a whole number from 0")
-        self.seed = seed
+        self.seed, self.precision = seed, precision
         self.ends: dict[Section, int] = {}
         self._embed = embed
         self._embedded = 0
 
     def take(self, name: str, shape: Sequence[int], section: Section) -> onnx.TensorProto:
         """An initializer: a reference to the pool, or the same values themselves where weights are embedded."""
-        count = math.prod(shape)
-        step = ALIGNMENT // 4
+        kind, count = KINDS[self.precision], math.prod(shape)
+        size, step = kind.itemsize, ALIGNMENT // 4
         start = -(-self.ends.get(section, 0) // step) * step
         self.ends[section] = start + count
-        tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
+        tensor = onnx.TensorProto(name=name, dims=shape, data_type=self.data_type)
         if self._embed:
-            self._embedded += 4 * count
+            self._embedded += size * count
             if self._embedded > FILE_LIMIT:
                 raise InputError("the weights exceed the 2 GiB of one ONNX file: write them without embedding them")
-            tensor.raw_data = values(self.seed, section, start, count).tobytes()
+            tensor.raw_data = values(self.seed, section, start, count).astype(kind).tobytes()
         else:
             tensor.data_location = onnx.TensorProto.EXTERNAL
-            reference = {"location": section.file(self.seed), "offset": str(4 * start), "length": str(4 * count)}
-            for key, value in reference.items():
+            place = {"offset": str(size * start), "length": str(size * count)}
+            for key, value in {"location": section.file(self.seed, self.precision), **place}.items():
                 tensor.external_data.add(key=key, value=value)
         return tensor
+
+    @property
+    def data_type(self) -> int:
+        """The type of weights and activations, as ONNX numbers it."""
+        return int(onnx.helper.np_dtype_to_tensor_dtype(KINDS[self.precision]))
 
 
 def values(seed: int, section: Section, start: int, count: int) -> Values:
@@ -119,35 +129,38 @@ def values(seed: int, section: Section, start: int, count: int) -> Values:
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
-def grow(folder: Path, seed: int, ends: Mapping[Section, int]) -> None:
+def grow(folder: Path, seed: int, ends: Mapping[Section, int], precision: str = "fp32") -> None:
     """Makes the pool's files in `folder` as long as `ends` says (values of each section), and checks what was there.
 
     Raises:
         InputError: a file of that name holds something else, or the disk has too little room.
     """
+    kind = KINDS[precision]
     for section, end in ends.items():
-        path = folder / section.file(seed)
+        path, chunk_bytes = folder / section.file(seed, precision), kind.itemsize * CHUNK
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             handle = file.fileno()
             size = os.fstat(handle).st_size
-            if size < 4 * end:
-                whole = size // (4 * CHUNK)
-                _compare(handle, path, seed, section, {0, max(whole - 1, 0)})
-                _demand_room(path, 4 * end - size)
+            if size < kind.itemsize * end:
+                whole = size // chunk_bytes
+                _compare(handle, path, seed, section, {0, max(whole - 1, 0)}, kind)
+                _demand_room(path, kind.itemsize * end - size)
                 # A torn last chunk is written anew, with the same values for whoever has it mapped.
-                file.seek(whole * 4 * CHUNK)
+                file.seek(whole * chunk_bytes)
                 for chunk in range(whole, -(-end // CHUNK)):
-                    file.write(_make(seed, section, chunk, CHUNK).data)
+                    file.write(_make(seed, section, chunk, CHUNK).astype(kind, copy=False).data)
                 file.flush()
                 os.fsync(handle)
-            _compare(handle, path, seed, section, {0, (end - 1) // CHUNK})
+            _compare(handle, path, seed, section, {0, (end - 1) // CHUNK}, kind)
 
 
-def _compare(handle: int, path: Path, seed: int, section: Section, chunks: set[int]) -> None:
+def _compare(
+    handle: int, path: Path, seed: int, section: Section, chunks: set[int], kind: np.dtype[np.floating]
+) -> None:
     """Refuses a file whose chunks, as far as they are there, do not start as they should."""
     for chunk in chunks:
-        found = os.pread(handle, 4 * SAMPLE, chunk * 4 * CHUNK)
-        if not _make(seed, section, chunk, SAMPLE).tobytes().startswith(found):
+        found = os.pread(handle, kind.itemsize * SAMPLE, chunk * kind.itemsize * CHUNK)
+        if not _make(seed, section, chunk, SAMPLE).astype(kind, copy=False).tobytes().startswith(found):
             raise InputError(
                 "other values than this seed's, expected the weight pool that esm-onnx makes: the file is damaged or "
                 "not ours; delete it (it is made again), or take another folder",

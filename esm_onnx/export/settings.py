@@ -11,6 +11,9 @@ from esm_onnx.errors import InputError
 EXPORT_VERSION = 1
 """Raised when the same architecture and settings give another graph: latencies from before do not mix with new ones."""
 
+PRECISIONS = ("fp32", "fp16")
+"""Those that are written: of others, tf32 is what a runtime does with fp32."""
+
 LEAST_OPSET = 14
 """The first with HardSwish."""
 
@@ -22,7 +25,7 @@ class ExportSettings:
     Attributes:
         batch: images of one inference; the input's shape is static.
         opset: version of the operator set `ai.onnx`, from 14 to the newest that the installed onnx knows.
-        precision: number format of weights and activations; "fp32".
+        precision: number format of weights, activations, input and output, one of `PRECISIONS`.
         embed_weights: weights stand inside the file, not in the pool beside it.
 
     Raises:
@@ -40,8 +43,8 @@ class ExportSettings:
             raise InputError(f"batch is {self.batch!r}, expected a whole number from 1")
         if not _is_whole(self.opset) or not LEAST_OPSET <= self.opset <= newest:
             raise InputError(f"opset is {self.opset!r}, expected {LEAST_OPSET} to {newest}, the newest that onnx knows")
-        if self.precision != "fp32":
-            raise InputError(f"precision is {self.precision!r}, expected 'fp32', the only one that is written")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 def _is_whole(value: object) -> bool:

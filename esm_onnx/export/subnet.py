@@ -51,7 +51,7 @@ def write_subnet(
         WorkError: the disk failed.
     """
     path = folder / (name or subnet_name(space, architecture, settings))
-    allotment = Allotment(seed, embed=settings.embed_weights)
+    allotment = Allotment(seed, embed=settings.embed_weights, precision=settings.precision)
     model = find_writer(space)(space, architecture, settings, allotment)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_subnet(
         raise InputError(f"cannot be made a folder for subnets: {error.strerror}", file=folder) from None
     try:
         if not settings.embed_weights:
-            grow(folder, seed, allotment.ends)
+            grow(folder, seed, allotment.ends, settings.precision)
         with replacing(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
             onnx.checker.check_model(str(temporary), full_check=True)

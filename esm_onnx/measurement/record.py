@@ -153,7 +153,8 @@ class Failure:
     """An attempt that gave no latency.
 
     Attributes:
-        kind: "export", "refused", "load", "memory", "run", "nan", "exit", "crash" or "deadline".
+        kind: "export", "refused", "load", "memory", "run", "nan", "wrong", "exit", "crash" or
+            "deadline".
         message: what was seen, one line.
         started_at: seconds since 1970.
     """

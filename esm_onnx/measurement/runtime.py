@@ -11,17 +11,26 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.conditions import Counters, HostCounters
+from esm_onnx.measurement.inputs import Arrays, random_inputs
 from esm_onnx.measurement.nvml import find_gpu
 from esm_onnx.measurement.target import Fact
 
 GROUP = "esm_onnx.runtimes"
+SWITCHES = {
+    "spinning": "threads that wait for work keep their processor busy",
+    "graph": "the kernels of an inference are started together, as one CUDA graph",
+    "compile": "torch.compile makes kernels of its own",
+    "flush": "the GPU's L2 cache is emptied before each run",
+}
+"""What switches of runtimes mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +42,41 @@ class RuntimeSettings:
         threads: threads of one inference.
         precision: number format of the arithmetic.
         seed: seed of the input values (and of the noise of `dry`); latencies do not depend on it.
+        switches: those of the runtime's switches that are not to be as they usually are.
+        folder: where a runtime may keep what it built, engines say, for the next time; None builds anew each time.
+            Latencies do not depend on it.
     """
 
     device: str | None = None
     threads: int = 1
     precision: str = "fp32"
     seed: int = 0
+    switches: Mapping[str, bool] = field(default_factory=dict, hash=False)
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise InputError(f"threads is {self.threads}, expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A loaded subnet, for a runtime that can do more with it than run it.
+
+    Attributes:
+        run: performs one inference, as `Runtime.load` tells.
+        copy: brings the inputs to the device and the outputs back, where they are not there anyway.
+        layers: performs one inference and gives the time of each layer in ms, by the runtime's name of the layer.
+        memory_bytes: the most memory that inference has taken on the device so far.
+    """
+
+    run: Callable[[], object]
+    copy: Callable[[], object] | None = None
+    layers: Callable[[], Mapping[str, float]] | None = None
+    memory_bytes: Callable[[], int] | None = None
+
+    def __call__(self) -> object:
+        return self.run()
 
 
 class Runtime(ABC):
@@ -51,15 +85,37 @@ class Runtime(ABC):
     name: ClassVar[str]
     gpu_index: int | None = None
     """Number, in NVML's order, of the NVIDIA GPU that computes; None where none does."""
-    _host: HostCounters | None = None
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    switches: ClassVar[Mapping[str, bool]] = MappingProxyType({})
+    """Settings that are on or off, of `SWITCHES`, and how they usually are."""
+    device_clock: ClassVar[bool] = False
+    """Whether `clock` is the device's own: then how long the host waited for each run is kept beside it."""
+    own_inputs = True
+    """Whether subnets run on other values than `inputs`: then nothing is known of what the outputs should be."""
+    _host: HostCounters | None = None
 
     def __init__(self, settings: RuntimeSettings) -> None:
         if settings.precision not in self.precisions:
             raise InputError(
                 f"precision {settings.precision!r} on {self.name}, expected one of {', '.join(self.precisions)}"
             )
+        for switch in settings.switches:
+            if switch not in self.switches:
+                known = ", ".join(self.switches) or "none: it has no switches"
+                raise InputError(f"switch {switch!r} on {self.name}, expected one of {known}")
         self.settings = settings
+
+    def is_on(self, switch: str) -> bool:
+        """How a switch of this runtime is set."""
+        return self.settings.switches.get(switch, self.switches[switch])
+
+    def inputs(self, subnet: Path) -> Arrays:
+        """What the subnet is to run on, by name of the input.
+
+        A runtime that takes its values from here is compared with ONNX Runtime's CPU provider on the same values.
+        """
+        self.own_inputs = False
+        return random_inputs(subnet, self.settings.seed)
 
     @abstractmethod
     def facts(self) -> Mapping[str, Fact]:
@@ -69,12 +125,13 @@ class Runtime(ABC):
     def load(self, subnet: Path) -> AbstractContextManager[Callable[[], object]]:
         """Prepares a subnet: gives a callable that performs one inference and returns when the device has finished.
 
-        The callable returns the outputs as a sequence of numpy arrays, or None where nothing is computed. Two subnets
-        may be loaded at the same time: the one that is measured and the calibration subnet.
+        The callable, an `Inference` where there is more to tell, returns the outputs as a sequence of numpy arrays, or
+        None where nothing is computed. Two subnets may be loaded at the same time: the one that is measured and the
+        calibration subnet.
         """
 
     def clock(self) -> int:
-        """The time in ns that runs are measured with."""
+        """The time in ns that runs are measured with: the host's, or one that only inference on the device moves."""
         return time.perf_counter_ns()
 
     def counters(self) -> Counters:

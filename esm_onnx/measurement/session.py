@@ -32,6 +32,8 @@ from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.timing import Timing
 from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Worker
 
+WRITTEN_IN = {"tf32": "fp32"}
+"""What subnets are written in where it is not the precision that they are computed in."""
 GREATEST_FAILURES = 2
 """After so many failures on one target an architecture is not attempted again, unless failures are to be retried."""
 
@@ -100,8 +102,9 @@ class Profiler:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.space, self.store, self.folder = space, store, folder
-        self.settings = settings or RuntimeSettings()
-        self.export = export or ExportSettings()
+        self.settings = replace(settings or RuntimeSettings(), folder=str(folder))
+        precision = self.settings.precision
+        self.export = replace(export or ExportSettings(), precision=WRITTEN_IN.get(precision, precision))
         self.protocol = protocol or Protocol()
         self._report, self._clock = report, clock
         self._started = clock()
@@ -113,9 +116,10 @@ class Profiler:
                 self._write(self.references[0], "subnet")
             runtime = find_runtime(runtime).name
             self.worker = kept.enter_context(Worker(runtime, self.settings, memory_bytes=self.protocol.memory_bytes))
-            facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts}
+            facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts, "precision": precision}
             self.target = Target(name or f"{runtime} {facts['device']}", facts)
             self._kept = kept.pop_all()
+        self._narrow = self.export.precision != "fp32"
         self._calibration: Calibration | None = None
         self._calibration_subnet: Path | None = None
 
@@ -271,8 +275,9 @@ class Profiler:
                 path.unlink()
             self.store.set_calibration(self.space, self.target, self._calibration)
 
-    def _write(self, architecture: Architecture, name: str) -> Subnet:
-        return write_subnet(self.space, architecture, self.folder, self.export, name=f"{name}-{self._scratch}.onnx")
+    def _write(self, architecture: Architecture, name: str, export: ExportSettings | None = None) -> Subnet:
+        name = f"{name}-{self._scratch}.onnx"
+        return write_subnet(self.space, architecture, self.folder, export or self.export, name=name)
 
     def _measure_well(self, session: int, architecture: Architecture, role: str) -> Measurement | Failure:
         """Measures, and again at once where too few runs were clean or they disagree; every record is kept."""
@@ -287,6 +292,7 @@ class Profiler:
         started_at = self._clock()
         try:
             subnet = self._write(architecture, "subnet")
+            fp32 = self._write(architecture, "fp32", replace(self.export, precision="fp32")) if self._narrow else None
         except ExportError as error:
             return Failure(architecture, "export", str(error), started_at)
         protocol, calibration = self.protocol, self._calibration
@@ -299,9 +305,11 @@ class Profiler:
                 deadline_s=protocol.deadline_s,
                 calibration=self._calibration_subnet,
                 nominal_ns=None if calibration is None else 1e6 * calibration.nominal_ms,
+                fp32=None if fp32 is None else fp32.path,
             )
         finally:
-            subnet.path.unlink(missing_ok=True)
+            for written in filter(None, (subnet, fp32)):
+                written.path.unlink(missing_ok=True)
         if isinstance(reply, Lost):
             if reply.kind == CALIBRATION_LOST:
                 raise WorkError(f"the calibration subnet can be timed no more: {reply.message}")

@@ -9,7 +9,7 @@ fifth 1 %). So the two alternate in blocks, and the first runs of each block are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,10 +37,15 @@ Infer = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What a run is timed and watched with: a clock in ns, and the system's counters."""
+    """What a run is timed and watched with: a clock in ns, and the system's counters.
+
+    Attributes:
+        host: the host's clock in ns, where `clock` is another one: that of a device.
+    """
 
     clock: Callable[[], int]
     counters: Callable[[], Counters]
+    host: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,16 @@ class Timing:
         dropped: for each the bits of `Reason`.
         calibration_ns: for each, the median of the calibration runs before and after its block; empty if plain.
         calibrating_ns: time that all runs of the calibration subnet took, untimed ones included.
+        host_ns: for each run how long the host waited for it; empty where the host's clock timed it.
+        quantities: what else was measured of the subnet, by name with unit.
     """
 
     runs_ns: list[int]
     dropped: list[int]
     calibration_ns: list[float]
     calibrating_ns: int = 0
+    host_ns: list[int] = field(default_factory=list)
+    quantities: dict[str, float] = field(default_factory=dict)
 
 
 class Stopwatch:
@@ -65,10 +74,13 @@ class Stopwatch:
 
     def __init__(self, instruments: Instruments) -> None:
         self._clock, self._counters = instruments.clock, instruments.counters
+        self._host = instruments.host or instruments.clock
+        self._apart = instruments.host is not None
         self._fastest: int | None = None
         self._last: Counters | None = None
         self._readings: list[int] = []
         self.runs_ns: list[int] = []
+        self.host_ns: list[int] = []
         self.dropped: list[int] = []
 
     def time(self, infer: Infer, count: int) -> None:
@@ -76,12 +88,14 @@ class Stopwatch:
         for _ in range(count):
             before = self._counters()
             self._look(before)
-            start = self._clock()
+            start, host_start = self._clock(), self._host()
             infer()
-            wall = self._clock() - start
+            waited, run = self._host() - host_start, self._clock() - start
             after = self._counters()
-            self.runs_ns.append(wall)
-            self.dropped.append(int(fast_reasons(before, after, wall)))
+            self.runs_ns.append(run)
+            if self._apart:
+                self.host_ns.append(waited)
+            self.dropped.append(int(fast_reasons(before, after, waited)))
             self._readings.append(before.reading)
             self._look(after)
 
@@ -122,7 +136,7 @@ def time_runs(
         watch.time(infer, min(BLOCK, runs - len(watch.runs_ns)))
         if _known(np.array(watch.runs_ns, dtype=float), target_error, blocks=len(watch.runs_ns) // BLOCK):
             break
-    return Timing(watch.runs_ns, watch.dropped, [])
+    return Timing(watch.runs_ns, watch.dropped, [], host_ns=watch.host_ns)
 
 
 def time_pairs(
@@ -174,7 +188,7 @@ def time_pairs(
         ratios = np.array(subject.runs_ns)[clean] / np.array(calibration_ns)[clean]
         if _known(ratios, target_error, blocks=len(np.unique(clean // BLOCK))):
             break
-    return Timing(subject.runs_ns, subject.dropped, calibration_ns, spent_ns)
+    return Timing(subject.runs_ns, subject.dropped, calibration_ns, spent_ns, subject.host_ns)
 
 
 def _beside(watch: Stopwatch, before: slice, after: slice, nominal_ns: float | None) -> tuple[float, Reason]:

@@ -44,7 +44,8 @@ class Lost:
 
     Attributes:
         kind: "refused" (the check of a stranger's file), "load" (the runtime does not take it), "run" (it raises),
-            "nan" (an output is not finite), "memory", "deadline", "crash" (a signal) or "exit" (the process ended).
+            "nan" (an output is not finite), "wrong" (an output is not what it should be), "memory", "deadline", "crash"
+            (a signal) or "exit" (the process ended).
         message: what was seen, one line.
     """
 
@@ -109,16 +110,19 @@ class Worker:
         calibration: Path | None = None,
         nominal_ns: float | None = None,
         check: bool = False,
+        fp32: Path | None = None,
     ) -> Timing | Lost:
         """Loads a subnet, runs it once to see its outputs, and times it (`timing`), or says why it cannot be timed.
 
         Args:
             calibration: the subnet that alternates with it; stays loaded for the next job. None times it by itself.
             check: the file is a stranger's: `esm_onnx.export.untrusted.check_untrusted` sees it before the runtime.
+            fp32: the file whose outputs the subnet must have, `agreement`; None where it is in fp32 itself.
         """
         limits = {"runs": runs, "warmup": warmup, "target_error": target_error}
         beside = {"calibration": calibration and str(calibration), "nominal_ns": nominal_ns}
-        reply = self._ask({"subnet": str(subnet), "check": check, **limits, **beside}, deadline_s)
+        judged = {"check": check, "fp32": fp32 and str(fp32)}
+        reply = self._ask({"subnet": str(subnet), **judged, **limits, **beside}, deadline_s)
         return reply if isinstance(reply, Lost) else Timing(**reply["timing"])
 
     def _ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:

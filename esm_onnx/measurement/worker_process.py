@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from esm_onnx.errors import EsmError
+from esm_onnx.measurement.agreement import disagreement, expected_outputs
 from esm_onnx.measurement.containment import die_with_parent, is_out_of_memory, limit_this_process
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
 from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
@@ -72,10 +74,12 @@ class Calibrator:
 
 def _perform(runtime: Runtime, calibrator: Calibrator, job: dict[str, Any]) -> dict[str, Any]:
     limits = {"runs": job["runs"], "warmup": job["warmup"], "target_error": job["target_error"]}
-    instruments = Instruments(runtime.clock, runtime.counters)
+    host = time.perf_counter_ns if runtime.device_clock else None
+    instruments = Instruments(runtime.clock, runtime.counters, host)
     with _failing_as("run"), ExitStack() as loaded:
         calibrate = calibrator.ready(job["calibration"])
-        infer = _ready(runtime, Path(job["subnet"]), loaded, check=job["check"])
+        fp32 = None if job["fp32"] is None else Path(job["fp32"])
+        infer = _ready(runtime, Path(job["subnet"]), loaded, check=job["check"], fp32=fp32)
         if calibrate is None:
             timing = time_runs(infer, instruments, **limits)
         else:
@@ -83,8 +87,14 @@ def _perform(runtime: Runtime, calibrator: Calibrator, job: dict[str, Any]) -> d
         return {"timing": asdict(timing)}
 
 
-def _ready(runtime: Runtime, subnet: Path, loaded: ExitStack, *, check: bool) -> Callable[[], object]:
-    """A subnet that was checked if need be, is loaded, and was run once with finite outputs."""
+def _ready(
+    runtime: Runtime, subnet: Path, loaded: ExitStack, *, check: bool, fp32: Path | None = None
+) -> Callable[[], object]:
+    """A subnet that was checked if need be, is loaded, and was run once with the outputs that it should have.
+
+    Args:
+        fp32: the file that says what they should be.
+    """
     if check:
         with _failing_as("refused"):
             from esm_onnx.export.untrusted import check_untrusted  # only strangers' files need it
@@ -92,8 +102,13 @@ def _ready(runtime: Runtime, subnet: Path, loaded: ExitStack, *, check: bool) ->
             check_untrusted(subnet)
     with _failing_as("load"):
         infer = loaded.enter_context(runtime.load(subnet))
-    if problem := _not_finite(infer()):
+    outputs: Any = infer()
+    if problem := _not_finite(outputs):
         raise JobFailure("nan", problem)
+    if outputs is not None and not runtime.own_inputs:
+        expected = expected_outputs(fp32 or subnet, runtime.inputs(subnet))
+        if problem := disagreement(outputs, expected, runtime.settings.precision):
+            raise JobFailure("wrong", problem)
     return infer
 
 

@@ -101,6 +101,25 @@ def test_embedded_weights_give_the_same_outputs(family, tmp_path):
     assert np.array_equal(s.run(outside, image), s.run(inside, image))
 
 
+@pytest.mark.parametrize("family", s.FAMILIES)
+@pytest.mark.parametrize("embed", [False, True])
+def test_fp16_has_the_rounded_weights_of_fp32(family, embed, tmp_path):
+    space = s.narrow(family)
+    architecture = s.several(space, 1, seed=2)[0]
+    wide, narrow = (
+        onnx.load(write_subnet(space, architecture, tmp_path, ExportSettings(precision=p, embed_weights=embed)).path)
+        for p in ("fp32", "fp16")
+    )
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in wide.graph.initializer}
+    assert {tensor.name for tensor in narrow.graph.initializer} == set(weights)
+    for tensor in narrow.graph.initializer:
+        assert tensor.data_type == onnx.TensorProto.FLOAT16
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), weights[tensor.name].astype(np.float16))
+    kinds = {value.type.tensor_type.elem_type for value in (*narrow.graph.input, *narrow.graph.output)}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    assert [node.op_type for node in narrow.graph.node] == [node.op_type for node in wide.graph.node]
+
+
 def test_same_bytes_from_another_process(tmp_path):
     space = s.narrow("densenet")
     path = write_subnet(space, s.smallest(space), tmp_path / "here", seed=3).path
@@ -200,7 +219,7 @@ def test_facts():
         ({"opset": 13}, f"opset is 13, expected 14 to {NEWEST}"),
         ({"opset": NEWEST + 1}, f"expected 14 to {NEWEST}"),
         ({"opset": "17"}, "opset is '17'"),
-        ({"precision": "fp16"}, "precision is 'fp16', expected 'fp32'"),
+        ({"precision": "fp8"}, "precision is 'fp8', expected one of fp32, fp16"),
     ],
 )
 def test_impossible_settings(settings, message):
