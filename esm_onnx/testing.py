@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,8 @@ from esm_onnx.architectures import Space, sample
 from esm_onnx.architectures.toml_space import space_from_table
 from esm_onnx.errors import InputError
 from esm_onnx.export import ExportSettings, write_subnet
-from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
+from esm_onnx.measurement.agreement import disagreement, expected_outputs
+from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime, outputs_of
 from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
 
 TINY_TABLE = {
@@ -95,8 +95,16 @@ class RuntimeSuite:
 
     def test_outputs_are_arrays_or_nothing(self, runtime: Runtime, subnet: Path) -> None:
         with runtime.load(subnet) as infer:
-            outputs: Any = infer()
+            outputs = outputs_of(infer)
         assert outputs is None or all(isinstance(output, np.ndarray) for output in outputs)
+
+    def test_it_computes_what_onnx_runtime_does(self, runtime: Runtime, subnet: Path) -> None:
+        with runtime.load(subnet) as infer:
+            outputs = outputs_of(infer)
+        if runtime.own_inputs:
+            pytest.skip(f"{runtime.name} does not run on the inputs of the core")
+        expected = expected_outputs(subnet, runtime.inputs(subnet))
+        assert disagreement(outputs, expected, runtime.settings.precision) is None
 
     def test_the_clock_never_goes_back(self, runtime: Runtime, subnet: Path) -> None:
         with runtime.load(subnet) as infer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.conditions import Counters, HostCounters
@@ -65,18 +65,26 @@ class Inference:
 
     Attributes:
         run: performs one inference, as `Runtime.load` tells.
-        copy: brings the inputs to the device and the outputs back, where they are not there anyway.
+        outputs: the outputs of the last run, where `run` leaves them on the device and returns None.
+        copy: brings the inputs to the device and the outputs back, where `run` does neither.
         layers: performs one inference and gives the time of each layer in ms, by the runtime's name of the layer.
         memory_bytes: the most memory that inference has taken on the device so far.
     """
 
     run: Callable[[], object]
+    outputs: Callable[[], object] | None = None
     copy: Callable[[], object] | None = None
     layers: Callable[[], Mapping[str, float]] | None = None
     memory_bytes: Callable[[], int] | None = None
 
     def __call__(self) -> object:
         return self.run()
+
+
+def outputs_of(infer: Callable[[], object]) -> Any:
+    """Performs one inference and gives its outputs; None where nothing is computed."""
+    returned = infer()
+    return infer.outputs() if isinstance(infer, Inference) and infer.outputs is not None else returned
 
 
 class Runtime(ABC):

@@ -116,7 +116,12 @@ class Profiler:
                 self._write(self.references[0], "subnet")
             runtime = find_runtime(runtime).name
             self.worker = kept.enter_context(Worker(runtime, self.settings, memory_bytes=self.protocol.memory_bytes))
-            facts = {**export_facts(space, self.export), "runtime": runtime, **self.worker.facts, "precision": precision}
+            facts = {
+                **export_facts(space, self.export),
+                "runtime": runtime,
+                **self.worker.facts,
+                "precision": precision,
+            }
             self.target = Target(name or f"{runtime} {facts['device']}", facts)
             self._kept = kept.pop_all()
         self._narrow = self.export.precision != "fp32"

@@ -23,7 +23,7 @@ import numpy as np
 from esm_onnx.errors import EsmError
 from esm_onnx.measurement.agreement import disagreement, expected_outputs
 from esm_onnx.measurement.containment import die_with_parent, is_out_of_memory, limit_this_process
-from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime
+from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime, outputs_of
 from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
 from esm_onnx.measurement.worker import CALIBRATION_LOST
 
@@ -102,7 +102,7 @@ def _ready(
             check_untrusted(subnet)
     with _failing_as("load"):
         infer = loaded.enter_context(runtime.load(subnet))
-    outputs: Any = infer()
+    outputs = outputs_of(infer)
     if problem := _not_finite(outputs):
         raise JobFailure("nan", problem)
     if outputs is not None and not runtime.own_inputs:
