@@ -32,7 +32,7 @@ class OrtCpu(Runtime):
     """
 
     name = "ort-cpu"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     switches = MappingProxyType({"spinning": True})
 
     def __init__(self, settings: RuntimeSettings) -> None:

@@ -11,8 +11,8 @@ from esm_onnx.errors import InputError
 EXPORT_VERSION = 1
 """Raised when the same architecture and settings give another graph: latencies from before do not mix with new ones."""
 
-PRECISIONS = ("fp32", "fp16")
-"""Those that are written: of others, tf32 is what a runtime does with fp32."""
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Those that are written: tf32 is what a runtime does with fp32."""
 
 LEAST_OPSET = 14
 """The first with HardSwish."""
@@ -25,8 +25,8 @@ class ExportSettings:
     Attributes:
         batch: images of one inference; the input's shape is static.
         opset: version of the operator set `ai.onnx`, from 14 to the newest that the installed onnx knows.
-        precision: number format of weights, activations, input and output, one of `PRECISIONS`.
-        embed_weights: weights stand inside the file, not in the pool beside it.
+        precision: number format of weights and activations, one of `PRECISIONS`; of input and output too, but for int8.
+        embed_weights: weights stand inside the file, not in the pool beside it; those of int8 always do.
 
     Raises:
         InputError: a value out of range.

@@ -12,6 +12,7 @@ import onnx
 from esm_onnx.architectures import Architecture, Space, to_genome
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.export.pool import Allotment, grow
+from esm_onnx.export.quantized import write_quantized
 from esm_onnx.export.settings import EXPORT_VERSION, ExportSettings
 from esm_onnx.export.torch_writer import find_supernet, source_digest
 from esm_onnx.export.writers import WRITERS, export_of, find_writer
@@ -51,7 +52,8 @@ def write_subnet(
         WorkError: the disk failed.
     """
     path = folder / (name or subnet_name(space, architecture, settings))
-    allotment = Allotment(seed, embed=settings.embed_weights, precision=settings.precision)
+    drawn = "fp32" if settings.precision == "int8" else settings.precision
+    allotment = Allotment(seed, embed=settings.embed_weights, precision=drawn)
     model = find_writer(space)(space, architecture, settings, allotment)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,9 +61,11 @@ def write_subnet(
         raise InputError(f"cannot be made a folder for subnets: {error.strerror}", file=folder) from None
     try:
         if not settings.embed_weights:
-            grow(folder, seed, allotment.ends, settings.precision)
+            grow(folder, seed, allotment.ends, drawn)
         with replacing(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
+            if settings.precision == "int8":
+                write_quantized(temporary, temporary, seed=seed)
             onnx.checker.check_model(str(temporary), full_check=True)
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -94,7 +98,7 @@ def export_facts(space: Space, settings: ExportSettings) -> dict[str, str | int]
     """
     export = export_of(space)
     ours = export.writer in WRITERS
-    pooled = ours and not settings.embed_weights
+    pooled = ours and not settings.embed_weights and settings.precision != "int8"
     source = {} if ours else {"writer_source": source_digest(find_supernet(export.writer, ours=tuple(WRITERS)))}
     return {
         **source,

@@ -71,8 +71,8 @@ def find_writer(space: Space) -> Writer:
     def write(
         space: Space, architecture: Architecture, settings: ExportSettings, allotment: Allotment
     ) -> onnx.ModelProto:
-        if settings.precision != "fp32":
-            raise InputError(f"precision is {settings.precision!r}, expected 'fp32', in which torch supernets export")
+        if settings.precision == "fp16":
+            raise InputError("precision is 'fp16', expected 'fp32' or 'int8': torch supernets are exported in fp32")
         return write_module(supernet, space, architecture, settings, seed=allotment.seed)
 
     return write
