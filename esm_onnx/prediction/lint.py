@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space
 from esm_onnx.architectures.genome import genome_columns
+from esm_onnx.errors import InputError
 from esm_onnx.prediction.encoding import named, values_of
+from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.lint_fit import fit
 from esm_onnx.prediction.lint_groups import cache_findings, duplicate_findings, groups_of, leak_findings
 from esm_onnx.prediction.lint_order import LEAST_ROWS, order_findings
 from esm_onnx.prediction.lint_sums import flat_findings, sum_findings
-from esm_onnx.prediction.lint_table import SEVERITIES, Finding, Rows, numbered
+from esm_onnx.prediction.lint_table import SEVERITIES, Finding, Matrix, Rows, numbered
 from esm_onnx.prediction.lint_values import (
     clock_findings,
     clock_of,
@@ -25,6 +27,7 @@ from esm_onnx.prediction.lint_values import (
     repeated_value,
     sentinel_findings,
 )
+from esm_onnx.prediction.lint_work import launch_findings
 
 LEAST = 2
 """Rows that can be compared."""
@@ -50,7 +53,7 @@ def _of_latencies(rows: Rows) -> Iterator[Finding]:
         groups = replace(groups, measurement=np.arange(len(rows)))
     yield from (*sums, *cache_findings(rows, groups), *duplicate_findings(rows, groups), *leak_findings(rows, groups))
     if len(rows) >= LEAST_ROWS and not sums:  # nobody measured sums in any order
-        yield from flat_findings(rows)
+        yield from (*flat_findings(rows), *launch_findings(rows))
         yield from order_findings(rows, fit(rows))
 
 
@@ -81,4 +84,17 @@ def rows_of_genomes(
         numbers,
         names,
         None if provenance is None else tuple(provenance),
+        work=_work(space, genomes),
     )
+
+
+def _work(space: Space, genomes: NDArray[np.int64]) -> Matrix | None:
+    """Numbers of layers and of multiply-adds; None where no writer of ours tells them."""
+    cost = find_encoding("cost")
+    try:
+        columns = cost.columns(space)
+    except InputError:
+        return None
+    counts = cost.encode(space, genomes)
+    macs = [i for i, name in enumerate(columns) if "macs" in name]
+    return np.column_stack([counts[:, columns.index("cost.layers")], counts[:, macs].sum(axis=1)])

@@ -67,6 +67,7 @@ class Rows:
         names: of the sessions.
         provenance: [n] how each latency came about; None where unknown.
         places: [n] place of each row in its session, from 1; None counts them.
+        work: [n, 2] number of layers and of multiply-adds; None where unknown.
 
     Raises:
         InputError: columns and rows that do not fit together, or a feature that is no finite number.
@@ -79,6 +80,7 @@ class Rows:
     names: tuple[str, ...] = ("",)
     provenance: tuple[str, ...] | None = None
     places: Indices | None = None
+    work: Matrix | None = None
 
     def __post_init__(self) -> None:
         n = len(self.latency_ms)
@@ -87,7 +89,7 @@ class Rows:
         if not np.isfinite(self.features).all():
             row, column = np.argwhere(~np.isfinite(self.features))[0]
             raise InputError(f"row {row + 1} has no finite {self.columns[column]!r}, expected a number")
-        for name in ("sessions", "provenance", "places"):
+        for name in ("sessions", "provenance", "places", "work"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise InputError(f"{len(value)} {name}, expected one for each of {n} rows")
@@ -109,6 +111,7 @@ class Rows:
             sessions=self.session[mask],
             provenance=self.provenance and tuple(p for p, chosen in zip(self.provenance, mask, strict=True) if chosen),
             places=self._places()[mask],
+            work=None if self.work is None else self.work[mask],
         )
 
     def first(self, mask: Mask) -> tuple[str, ...]:
