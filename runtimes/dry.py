@@ -14,6 +14,14 @@ The latency is the end of the last node. None of the steps is additive over bloc
 A run takes the latency × (1 + noise): log-normal of the device's sigma, and one run in a hundred up to 1.5 times as
 long. The noise of a subnet depends on the seed, the subnet and how often it was loaded, and on nothing else.
 
+The energy of an inference, in mJ, without noise:
+
+    arithmetic   multiply-adds times `mac_pj`
+    traffic      bytes of inputs, outputs and weights times `byte_pj`
+    idle         the latency that the formula gives times `watts`
+
+The memory is that of all weights, and of the inputs and outputs of the node that has most.
+
 Two of the devices are disturbed, as real ones are: `shared` is the cpu with neighbours (`Disturbance`), `hot` the board
 without a fan. What they do depends on the seed and on the virtual time.
 """
@@ -34,7 +42,8 @@ from onnx import shape_inference
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.conditions import Counters
-from esm_onnx.measurement.runtime import Runtime, RuntimeSettings
+from esm_onnx.measurement.energy import EnergyCounter
+from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
 
 FORMULA = 1
@@ -112,13 +121,16 @@ class Device:
     cache_bytes: int
     launch_us: float
     sigma: float
+    mac_pj: float
+    byte_pj: float
+    watts: float
     disturbance: Disturbance = CALM
 
 
 DEVICES = {
-    "gpu": Device(12000, 0.08, 64, 128, 700, 2500, 32 << 20, 5.0, 0.004),
-    "cpu": Device(250, 0.25, 16, 1, 20, 120, 2 << 20, 2.0, 0.01),
-    "board": Device(12, 0.35, 8, 1, 3, 12, 1 << 20, 4.0, 0.008),
+    "gpu": Device(12000, 0.08, 64, 128, 700, 2500, 32 << 20, 5.0, 0.004, 2.0, 15.0, 60.0),
+    "cpu": Device(250, 0.25, 16, 1, 20, 120, 2 << 20, 2.0, 0.01, 20.0, 40.0, 10.0),
+    "board": Device(12, 0.35, 8, 1, 3, 12, 1 << 20, 4.0, 0.008, 30.0, 100.0, 1.5),
 }
 DEVICES["shared"] = replace(
     DEVICES["cpu"], disturbance=Disturbance(levels=0.4, level_s=4, bursts=0.2, burst_s=0.8, spikes=0.02)
@@ -136,7 +148,7 @@ class Dry(Runtime):
         self.device = settings.device or next(iter(DEVICES))
         if self.device not in DEVICES:
             raise InputError(f"device {self.device!r} on dry, expected one of {', '.join(DEVICES)}")
-        self._now_ns = 0
+        self._now_ns, self._energy_mj = 0, 0.0
         rng = np.random.default_rng([settings.seed, *self.device.encode()])
         self._surroundings = Surroundings(DEVICES[self.device].disturbance, rng)
         self._loads: Counter[str] = Counter()
@@ -150,20 +162,27 @@ class Dry(Runtime):
     def counters(self) -> Counters:
         return Counters(switches=self._surroundings.switches)
 
+    def energy_counter(self) -> EnergyCounter:
+        return EnergyCounter("formula", lambda: self._energy_mj, window_s=0.0)
+
     @contextmanager
     def load(self, subnet: Path) -> Iterator[Callable[[], object]]:
         content = subnet.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         device = DEVICES[self.device]
-        latency_ns = 1e6 * cost_ms(onnx.load_model_from_string(content), device) / self.settings.threads
+        model = onnx.load_model_from_string(content)
+        graph, shapes = model.graph, shapes_of(model)
+        latency_ms = latency_of(graph, shapes, device) / self.settings.threads
+        per_inference_mj = work_mj(graph, shapes, device) + latency_ms * device.watts
         self._loads[digest] += 1
         rng = np.random.default_rng([self.settings.seed, int(digest[:16], 16), self._loads[digest]])
 
         def infer() -> None:
-            run_s = 1e-9 * latency_ns * noise(device, rng)
+            run_s = 1e-3 * latency_ms * noise(device, rng)
             self._now_ns += round(1e9 * self._surroundings.lengthen(run_s, 1e-9 * self._now_ns))
+            self._energy_mj += per_inference_mj
 
-        yield infer
+        yield Inference(infer, memory_bytes=lambda: memory_bytes(graph, shapes))
 
 
 def noise(device: Device, rng: np.random.Generator) -> float:
@@ -174,23 +193,62 @@ def noise(device: Device, rng: np.random.Generator) -> float:
 
 def cost_ms(subnet: onnx.ModelProto, device: Device) -> float:
     """The latency in ms that the formula gives, without noise."""
-    graph = shape_inference.infer_shapes(subnet).graph
-    elements = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-        elements[value.name] = math.prod(shapes[value.name])
+    return latency_of(subnet.graph, shapes_of(subnet), device)
+
+
+Shapes = Mapping[str, list[int]]
+"""Of each tensor of a graph, weights included."""
+
+
+def latency_of(graph: onnx.GraphProto, shapes: Shapes, device: Device) -> float:
+    """The same for a graph whose shapes are known."""
     host = ended = 0.0
     for node in graph.node:
         host += device.launch_us * 1e-6
-        moved = BYTES * sum(elements.get(name, 0) for name in (*node.input, *node.output))
+        moved = _bytes(node, shapes)
         bandwidth = device.cache_bandwidth if moved <= device.cache_bytes else device.bandwidth
         seconds = max(_arithmetic_s(node, shapes, device), moved / (bandwidth * 1e9))
         ended = max(host, ended) + seconds
     return 1e3 * ended
 
 
-def _arithmetic_s(node: onnx.NodeProto, shapes: dict[str, list[int]], device: Device) -> float:
+def work_mj(graph: onnx.GraphProto, shapes: Shapes, device: Device) -> float:
+    """The energy of arithmetic and traffic in mJ."""
+    macs = sum(_macs(node, shapes) for node in graph.node)
+    moved = sum(_bytes(node, shapes) for node in graph.node)
+    return 1e-9 * (macs * device.mac_pj + moved * device.byte_pj)
+
+
+def memory_bytes(graph: onnx.GraphProto, shapes: Shapes) -> int:
+    """The memory that inference takes."""
+    weights = {tensor.name for tensor in graph.initializer}
+    others = {name: shape for name, shape in shapes.items() if name not in weights}
+    of_weights = BYTES * sum(math.prod(shapes[name]) for name in weights)
+    return of_weights + max((_bytes(node, others) for node in graph.node), default=0)
+
+
+def shapes_of(subnet: onnx.ModelProto) -> Shapes:
+    """The shapes of a subnet's graph."""
+    graph = shape_inference.infer_shapes(subnet).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    return shapes
+
+
+def _bytes(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Bytes of those inputs and outputs of a node whose shapes are given."""
+    return BYTES * sum(math.prod(shapes[name]) for name in (*node.input, *node.output) if name in shapes)
+
+
+def _macs(node: onnx.NodeProto, shapes: Shapes) -> int:
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0
+    weight, output = shapes[node.input[1]], shapes[node.output[0]]
+    return math.prod(weight) * output[0] * (math.prod(output[2:]) if node.op_type == "Conv" else 1)
+
+
+def _arithmetic_s(node: onnx.NodeProto, shapes: Shapes, device: Device) -> float:
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0.0
     weight, output = shapes[node.input[1]], shapes[node.output[0]]

@@ -18,6 +18,7 @@ from esm_onnx.cli.options import (
     SHARE,
     json_option,
     measuring_options,
+    quantities_option,
     seed_option,
     space_option,
     store_option,
@@ -28,6 +29,7 @@ from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, progress_bar
 from esm_onnx.errors import ThresholdNotMet
 from esm_onnx.loop import EXTENSIONS, Plan, Round, rounds
+from esm_onnx.measurement.quantities import LATENCY, Quantity, find_quantity
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble
 from esm_onnx.prediction.dataset import Dataset
@@ -66,6 +68,7 @@ loop_options = together(
 @loop_options
 @training_options
 @measuring_options
+@quantities_option("What to measure; the first is predicted. The latency always is measured.")
 @seed_option()
 @click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
 @json_option()
@@ -78,6 +81,7 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
     from esm_onnx.prediction.predictor_onnx import write_predictor
 
     training = TrainSettings(**{name: options[name] for name in TRAINING})
+    quantity = find_quantity((*options["quantities"], LATENCY.name)[0])
     plan = Plan(train=training, **{name: options[name] for name in (*PLAN, *BUDGET)})
     start = time.monotonic()
     best: Round | None = None
@@ -90,7 +94,7 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
                 measurer.profile(architectures, enough=lambda: minutes_since(start) >= (plan.max_minutes or math.inf))
 
             def dataset(architectures: Sequence[Architecture]) -> Dataset:
-                return assemble(store, space, measurer.target, only=architectures)
+                return assemble(store, space, measurer.target, only=architectures, quantity=quantity)
 
             try:
                 for turn in rounds(space, plan, measure, dataset):
@@ -102,20 +106,23 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
             except ThresholdNotMet as error:  # the references scatter: what was reached before still counts
                 ended = error
     if best is not None:
-        _print_outcome(plan, history, best, out, store_path, as_json)
+        _print_outcome(plan, quantity, history, best, out, store_path, as_json)
     if ended is None and not history[-1].reached:
         ended = ThresholdNotMet(f"{_line(history[-1])}; {REASONS[history[-1].end or '']}")
     if ended is not None:
         raise ended
 
 
-def _print_outcome(plan: Plan, history: list[Round], best: Round, out: Path, store: Path, as_json: bool) -> None:
+def _print_outcome(
+    plan: Plan, quantity: Quantity, history: list[Round], best: Round, out: Path, store: Path, as_json: bool
+) -> None:
     last = history[-1]
     if as_json:
         turns = [_as_json(turn) for turn in history]
-        print_json({"predictor": str(out), "reached": last.reached, "rounds": turns, **best.evaluation.as_json()})
+        told = {"predictor": str(out), "reached": last.reached, "rounds": turns, **best.evaluation.as_json()}
+        print_json(quantity.named(told))
         return
-    print_evaluation(best.evaluation)
+    print_evaluation(best.evaluation, quantity)
     click.echo(
         f"predictor of round {best.number} written to {out}; {last.measurements} architectures asked for, "
         f"{plan.evaluation or 'none'} of them only to evaluate; store {store}"

@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space
-from esm_onnx.cli.options import OUT, SHARE, json_option, space_option, store_option
+from esm_onnx.cli.options import OUT, SHARE, json_option, quantity_option, space_option, store_option
 from esm_onnx.cli.predicting import read_dataset, target_option
 from esm_onnx.cli.printing import print_json, print_table, progress_bar
 from esm_onnx.files import replacing
+from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.session import Progress
 from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import assemble, choose
@@ -35,6 +36,7 @@ class Column:
     """How a figure is printed: under which heading, with how many places behind the point, with its spread or not.
 
     Attributes:
+        heading: may have {unit}, that of what is predicted.
         significant: the places are digits, wherever the point is.
     """
 
@@ -47,7 +49,7 @@ class Column:
 COLUMNS = {
     "accuracy": Column("accuracy %", 2),
     "worst_bin": Column("worst bin %", 2),
-    "rmse_ms": Column("RMSE ms", 3, significant=True),
+    "rmse_ms": Column("RMSE {unit}", 3, significant=True),
     "rmse_percent": Column("RMSE %", 2),
     "within_5": Column("±5 %", 1),
     "kendall": Column("Kendall", 3),
@@ -86,6 +88,7 @@ class HeldOut(click.ParamType[int | float | Path]):
 @store_option()
 @space_option(required=False)
 @target_option
+@quantity_option()
 @click.option("--surrogate", "surrogates", type=click.Choice(list(SURROGATES)), multiple=True, help="[default: all]")
 @click.option(
     "--encoding",
@@ -105,6 +108,7 @@ def compare(
     store_path: Path,
     space: Space | None,
     target: str | None,
+    quantity: Quantity,
     surrogates: tuple[str, ...],
     encodings: tuple[str, ...],
     sizes: tuple[int, ...] | None,
@@ -122,10 +126,10 @@ def compare(
     and lookup tables are always among them.
     """
     with Store(store_path, create=False) as store:
-        content = choose(store, space=space, target=target)
-        dataset = assemble(store, content.space, content.target)
+        content = choose(store, space=space, target=target, quantity=quantity)
+        dataset = assemble(store, content.space, content.target, quantity=quantity)
         spent_s = measuring_time_s(store, content.space, content.target)
-    held_out = read_dataset(test, content.space) if isinstance(test, Path) else None
+    held_out = read_dataset(test, content.space, quantity) if isinstance(test, Path) else None
     rows = round(test * len(dataset)) if isinstance(test, float) else test
     settings = CompareSettings(
         pairs_of(content.space, surrogates, encodings),
@@ -141,7 +145,7 @@ def compare(
             tell(Progress(total, done, 0))
 
         found = run(dataset, settings, held_out=held_out, processes=processes, report=report)
-    _show(found, content, _measured(dataset, spent_s), out, as_json)
+    _show(found, content, quantity, _measured(dataset, spent_s), out, as_json)
 
 
 def _measured(dataset: Dataset, spent_s: float) -> dict[str, Any]:
@@ -155,18 +159,21 @@ def _measured(dataset: Dataset, spent_s: float) -> dict[str, Any]:
     }
 
 
-def _show(found: Comparison, content: Content, measured: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _show(
+    found: Comparison, content: Content, quantity: Quantity, measured: dict[str, Any], out: Path | None, as_json: bool
+) -> None:
     if str(out) == "-":
-        click.echo(csv_of(found), nl=False)
+        click.echo(csv_of(found, quantity), nl=False)
         return
     if out is not None:
         with replacing(out) as temporary:
-            temporary.write_text(csv_of(found), encoding="utf-8")
+            temporary.write_text(csv_of(found, quantity), encoding="utf-8")
     if as_json:
-        print_json({"space": content.space.name, "target": content.target.name, **measured, **found.as_json()})
+        told = {"space": content.space.name, "target": content.target.name, **measured, **found.as_json()}
+        print_json(quantity.named(told))
         return
     click.echo(f"{content.space.name} on {content.target.name!r}")
-    print_comparison(found)
+    print_comparison(found, quantity)
     if measured["measuring_s"] and measured["table_measuring_s"]:
         click.echo(
             "measuring took {measuring_s:.0f} s for {measurements} architectures, {table_measuring_s:.0f} s for the "
@@ -174,9 +181,9 @@ def _show(found: Comparison, content: Content, measured: dict[str, Any], out: Pa
         )
 
 
-def csv_of(found: Comparison) -> str:
+def csv_of(found: Comparison, quantity: Quantity = LATENCY) -> str:
     """All results as CSV: a line for each, the spread of each figure beside its mean."""
-    rows = [result.as_json() for result in found.results]
+    rows = [quantity.named(result.as_json()) for result in found.results]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -184,7 +191,7 @@ def csv_of(found: Comparison) -> str:
     return text.getvalue()
 
 
-def print_comparison(found: Comparison) -> None:
+def print_comparison(found: Comparison, quantity: Quantity = LATENCY) -> None:
     """A table of all results, the best first; and the baselines beside the best."""
     click.echo(
         f"{found.test} measurements held out, up to {found.available} to train on; "
@@ -192,7 +199,7 @@ def print_comparison(found: Comparison) -> None:
     )
     shown = [name for name in COLUMNS if any(getattr(result.mean, name, None) is not None for result in found.results)]
     print_table(
-        ("rows", "surrogate", "encoding", *(COLUMNS[name].heading for name in shown)),
+        ("rows", "surrogate", "encoding", *(COLUMNS[name].heading.format(unit=quantity.unit) for name in shown)),
         [
             (rows, result.surrogate, result.encoding, *(_cell(result, name) for name in shown))
             for rows in found.sizes
@@ -203,7 +210,7 @@ def print_comparison(found: Comparison) -> None:
         click.echo(line)
     click.echo()
     print_table(
-        ("rows", "best", "accuracy %", "RMSE ms", *(f"{name} %" for name in BASELINES)),
+        ("rows", "best", "accuracy %", f"RMSE {quantity.unit}", *(f"{name} %" for name in BASELINES)),
         [_beside_the_best(found, rows) for rows in found.sizes],
     )
     if found.noise_floor is not None and found.reachable is not None:

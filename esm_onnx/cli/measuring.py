@@ -17,6 +17,7 @@ from esm_onnx.cli.options import (
     cache_folder,
     json_option,
     measuring_options,
+    quantities_option,
     seed_option,
     space_option,
     store_option,
@@ -57,6 +58,7 @@ def runtimes(as_json: bool) -> None:
 @store_option()
 @preset_option
 @measuring_options
+@quantities_option("What to measure; the latency always is.")
 @seed_option()
 @json_option()
 def profile(
@@ -92,7 +94,7 @@ def profiler(space: Space, store: Store, report: Callable[[Progress], None], **m
 
 
 PROTOCOL = ("paired", "runs", "target_error", "warmup", "references", "reference_every", "session_size")
-JUDGING = ("tolerance", "attempts", "seed")
+JUDGING = ("tolerance", "attempts", "seed", "quantities")
 
 
 def protocol_of(measuring: Mapping[str, Any]) -> Protocol:
@@ -195,6 +197,7 @@ def _timed(reply: Timing | Lost) -> dict[str, Any]:
         "minimum_ms": float(runs_ms.min()),
         "spread": relative_std(runs_ms.tolist()),
         "runs_ms": runs_ms.tolist(),
+        **reply.quantities,
     }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from esm_onnx.architectures import Space, find_space
+from esm_onnx.errors import InputError
+from esm_onnx.measurement.quantities import LATENCY, QUANTITIES, find_quantity
 from esm_onnx.measurement.runtime import SWITCHES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,6 +54,46 @@ class ShareOrNone(Share):
         if share >= 1:
             self.fail(f"{value!r} is too much, expected less than 100%, or none", param, ctx)
         return share
+
+
+class Quantities(click.ParamType[tuple[str, ...]]):
+    """Names of quantities with commas: latency,energy."""
+
+    name = "|".join(QUANTITIES)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        try:
+            return tuple(find_quantity(part.strip()).name for part in str(value).split(","))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _joined(_context: click.Context, _parameter: click.Parameter, given: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Each once, in the order given."""
+    return tuple(dict.fromkeys(name for names in given for name in names))
+
+
+def quantities_option(text: str) -> Callable[[Command], Command]:
+    """`--quantity`, several times or with commas: what to measure; `text` says what else it decides."""
+    return click.option(
+        "--quantity",
+        "quantities",
+        type=Quantities(),
+        multiple=True,
+        callback=_joined,
+        help=text + "  [default: latency]",
+    )
+
+
+def quantity_option() -> Callable[[Command], Command]:
+    """`--quantity`: the one that is predicted."""
+    return click.option(
+        "--quantity",
+        type=click.Choice(list(QUANTITIES)),
+        default=LATENCY.name,
+        callback=lambda _context, _parameter, name: find_quantity(name),
+        help="What is predicted, of what was measured.",
+    )
 
 
 def _is_database(path: Path) -> bool:

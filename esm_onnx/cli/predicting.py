@@ -11,19 +11,31 @@ import numpy as np
 
 from esm_onnx.architectures import Space, divide, read_architectures, to_genome
 from esm_onnx.cli.linting import warn_about
-from esm_onnx.cli.options import FILE, OUT, SHARE, SPACE, json_option, seed_option, space_option, store_option, together
+from esm_onnx.cli.options import (
+    FILE,
+    OUT,
+    SHARE,
+    SPACE,
+    json_option,
+    quantity_option,
+    seed_option,
+    space_option,
+    store_option,
+    together,
+)
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError, ThresholdNotMet
 from esm_onnx.measurement.exchange import import_file
+from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.store import Content, Store
-from esm_onnx.prediction.assembly import assemble, choose
+from esm_onnx.prediction.assembly import assemble, choose, fields_beside
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.encodings import encoding_names
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, Metrics
 from esm_onnx.prediction.lint import lint
 from esm_onnx.prediction.lint_reading import rows_of_store
-from esm_onnx.prediction.loaded import OUTPUTS, LoadedPredictor
+from esm_onnx.prediction.loaded import LoadedPredictor
 from esm_onnx.prediction.surrogates import SURROGATES
 from esm_onnx.prediction.training import SPLITS, TrainSettings
 
@@ -35,7 +47,7 @@ training_options = together(
     ),
     click.option("--folds", type=click.IntRange(min=2), default=5, help="Parts of the cross-validation."),
     click.option("--split", type=click.Choice(SPLITS), default="random", help="Folds at random, or stretches of time."),
-    click.option("--coverage", type=SHARE, default="90%", help="Share that lower_ms and upper_ms shall enclose."),
+    click.option("--coverage", type=SHARE, default="90%", help="Share that the intervals shall enclose."),
     click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]"),
 )
 """What decides how `train` and `build` train."""
@@ -47,6 +59,7 @@ target_option = click.option("--target", help="Name of the target, or the beginn
 @store_option()
 @space_option(required=False)
 @target_option
+@quantity_option()
 @preset_option
 @training_options
 @click.option("--held-out", type=SHARE, help="Share never trained on, in place of cross-validation.")
@@ -58,6 +71,7 @@ def train(
     store_path: Path,
     space: Space | None,
     target: str | None,
+    quantity: Quantity,
     test_path: Path | None,
     out: Path,
     as_json: bool,
@@ -69,16 +83,17 @@ def train(
 
     training = TrainSettings(**settings)
     with Store(store_path, create=False) as store:
-        content = choose(store, space=space, target=target)
-        dataset = assemble(store, content.space, content.target)
-        warn_about(lint(rows_of_store(store, content.space, content.target)))
-    test = None if test_path is None else read_dataset(test_path, content.space)
+        content = choose(store, space=space, target=target, quantity=quantity)
+        dataset = assemble(store, content.space, content.target, quantity=quantity)
+        if quantity == LATENCY:  # which lint is about
+            warn_about(lint(rows_of_store(store, content.space, content.target)))
+    test = None if test_path is None else read_dataset(test_path, content.space, quantity)
     predictor, evaluation = fit(dataset, training, test=test)
     write_predictor(predictor, out, check=dataset)
     if as_json:
-        print_json({"predictor": str(out), "measurements": len(dataset), **evaluation.as_json()})
+        print_json({"predictor": str(out), "measurements": len(dataset), **quantity.named(evaluation.as_json())})
     else:
-        print_evaluation(evaluation)
+        print_evaluation(evaluation, quantity)
         click.echo(f"predictor for {content.space.name} on {content.target.name!r} written to {out}")
 
 
@@ -106,7 +121,7 @@ def evaluate(
     with Store(store_path, create=False) as store:
         content = _what_it_is_for(store, loaded, space, target)
         loaded.check_space(content.space)
-        measured = assemble(store, content.space, content.target)
+        measured = assemble(store, content.space, content.target, quantity=loaded.quantity)
     seen = loaded.trained_on(measured.genomes)
     unseen = measured.select(~seen)
     if not len(unseen):
@@ -122,9 +137,10 @@ def evaluate(
         latency, unseen.latency_ms, unseen.depths, divide(loaded.space, bins), unseen.noise_floor, coverage
     )
     if as_json:
-        print_json({"measurements": len(unseen), "trained_on": int(seen.sum()), **evaluation.as_json()})
+        told = loaded.quantity.named(evaluation.as_json())
+        print_json({"measurements": len(unseen), "trained_on": int(seen.sum()), **told})
     else:
-        print_evaluation(evaluation)
+        print_evaluation(evaluation, loaded.quantity)
         click.echo(f"{len(unseen)} of {len(seen)} measurements; on the others it was trained")
     worst = evaluation.worst_bin
     accuracy = worst.accuracy if worst else None
@@ -138,7 +154,7 @@ def evaluate(
 @click.option("--space", type=SPACE, help="Make sure that the predictor is for this space.")
 @click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
 def predict(predictor: Path, architectures: Path, space: Space | None, out: Path | None) -> None:
-    """Predict the latency of each architecture, as JSON Lines (`-` reads standard input)."""
+    """Predict the latency, or what the predictor is for, of each architecture as JSON Lines (`-`: standard input)."""
     loaded = LoadedPredictor.open(predictor)
     if space is not None:
         loaded.check_space(space)
@@ -147,35 +163,39 @@ def predict(predictor: Path, architectures: Path, space: Space | None, out: Path
     values = zip(*(column.tolist() for column in rows), strict=True)
     write_lines(
         (
-            {name: value if np.isfinite(value) else None for name, value in zip(OUTPUTS, row, strict=True)}
+            {
+                name: value if np.isfinite(value) else None
+                for name, value in zip(loaded.quantity.outputs, row, strict=True)
+            }
             for row in values
         ),
         out,
     )
 
 
-def read_dataset(path: Path, space: Space) -> Dataset:
+def read_dataset(path: Path, space: Space, quantity: Quantity = LATENCY) -> Dataset:
     """The measurements of a file, whatever they were made on."""
     with TemporaryDirectory() as folder, Store(Path(folder) / "test.db") as store:
         import_file(store, path, space, target="test")
-        return assemble(store, space, choose(store, space=space).target)
+        content = choose(store, space=space, quantity=quantity)
+        return assemble(store, space, content.target, quantity=quantity)
 
 
 def _what_it_is_for(store: Store, loaded: LoadedPredictor, space: Space | None, target: str | None) -> Content:
     """The predictor's own space and target, where the store has them and nothing else is asked for."""
-    contents = store.contents()
+    contents = store.contents(fields_beside(loaded.quantity))
     if space is None and loaded.space.fingerprint in {content.space.fingerprint for content in contents}:
         space = loaded.space
     if target is None and loaded.target.digest in {content.target.digest for content in contents}:
         target = loaded.target.digest
-    return choose(store, space=space, target=target)
+    return choose(store, space=space, target=target, quantity=loaded.quantity)
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation, quantity: Quantity = LATENCY) -> None:
     """The accuracy table: overall and by bin."""
     parts = [("all", evaluation.overall), *((part.name, part.metrics) for part in evaluation.bins)]
     rows = [(name, *_cells(metrics)) for name, metrics in parts]
-    columns = ("depth", "rows", "accuracy %", "RMSE ms", "RMSE %", "±5 %", "±10 %", "Spearman", "Kendall")
+    columns = ("depth", "rows", "accuracy %", f"RMSE {quantity.unit}", "RMSE %", "±5 %", "±10 %", "Spearman", "Kendall")
     print_table(columns, rows)
     if evaluation.noise_floor is not None and evaluation.reachable is not None:
         click.echo(
@@ -185,7 +205,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     coverage = evaluation.coverage
     if coverage is not None:
         found = "too few held-out rows to measure it" if coverage.measured is None else f"{coverage.measured:.1f} %"
-        click.echo(f"lower_ms to upper_ms: stated to enclose {coverage.stated:g} %, measured {found}")
+        _, lower, upper = quantity.outputs
+        click.echo(f"{lower} to {upper}: stated to enclose {coverage.stated:g} %, measured {found}")
 
 
 def _cells(metrics: Metrics | None) -> tuple[str, ...]:

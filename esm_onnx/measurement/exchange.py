@@ -3,8 +3,10 @@
 A line is `{"architecture": {…}, "latency_ms": 3.2}`, and what else is known beside it. Optional fields, written by
 `exported_lines` and read back: `target` (name), `facts` (of the target), `started_at` (seconds since 1970), `runs_ms`
 (every run), and beside the runs what else makes the latency of them: `dropped` (for each run the bits of `Reason`),
-`calibration_ms` (the calibration beside each run) with `nominal_ms`, and `shift`; of `provenance`, how it came about,
-the text `how` ("measured", "sum of a table"). Kept for people and not read back: `trimmed_ms`, the paper's statistic.
+`calibration_ms` (the calibration beside each run) with `nominal_ms`, and `shift`; `host_ms` (for each run how long the
+host waited for it); `quantities` (what was measured beside the latency: `{"energy_mj": 8.1, "memory_mb": 12.5}`); of
+`provenance`, how it came about, the text `how` ("measured", "sum of a table"). Kept for people and not read back:
+`trimmed_ms`, the paper's statistic.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from esm_onnx.architectures import Space, from_json, read_json_lines, to_genome,
 from esm_onnx.errors import InputError, shown
 from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.importers import AS_IT_IS, JSON_LINES, MEASURED, Reading, Row, find_format
+from esm_onnx.measurement.quantities import BESIDE
 from esm_onnx.measurement.record import SUBJECT, Measurement, Pairing
 from esm_onnx.measurement.store import ACCEPTED, Content, Store
 from esm_onnx.measurement.target import Target
@@ -30,10 +33,11 @@ LEAST_MS, GREATEST_MS = 1e-9, 1e9
 GREATEST_NUMBER = 1e18
 GREATEST_SHIFT = 1e3
 EVERY_REASON = sum(Reason)
-OF_RUNS = ("dropped", "calibration_ms", "nominal_ms", "shift")
+OF_RUNS = ("dropped", "calibration_ms", "nominal_ms", "shift", "host_ms")
 FIELDS = (
     *("architecture", "latency_ms", "trimmed_ms", "target", "facts", "started_at", "provenance", "runs_ms"),
     *OF_RUNS,
+    "quantities",
 )
 LONGEST_HOW = 80
 
@@ -150,6 +154,7 @@ def _line(
         "facts": dict(target.facts),
         "started_at": measurement.started_at,
         "provenance": provenance,
+        **({"quantities": dict(measurement.quantities)} if measurement.quantities else {}),
         **(_runs_line(measurement) if runs else {}),
     }
 
@@ -162,6 +167,8 @@ def _runs_line(measurement: Measurement) -> dict[str, Any]:
     if measurement.pairing is not None:
         line["calibration_ms"] = list(measurement.pairing.calibration_ms)
         line["nominal_ms"] = measurement.pairing.nominal_ms
+    if measurement.host_ms:
+        line["host_ms"] = list(measurement.host_ms)
     if measurement.shift != 1:
         line["shift"] = measurement.shift
     return line
@@ -217,6 +224,8 @@ def _read(space: Space, data: object, target: str | None) -> Imported:
         _dropped(data, len(runs)),
         _pairing(data, len(runs)),
         _between(data.get("shift", 1.0), "shift", 1 / GREATEST_SHIFT, GREATEST_SHIFT, "factor"),
+        host_ms=_host_ms(data, len(runs)),
+        quantities=_quantities(data),
     )
     if not math.isclose(measurement.latency_ms, latency, rel_tol=1e-6):
         raise InputError(f"latency_ms is {shown(latency)}, expected {measurement.latency_ms!r}, as its runs_ms give it")
@@ -231,6 +240,22 @@ def _dropped(data: dict[str, Any], runs: int) -> tuple[int, ...]:
         if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= EVERY_REASON:
             raise InputError(f"dropped has {shown(bits)}, expected the bits of reasons, 0 to {EVERY_REASON}")
     return tuple(dropped)
+
+
+def _host_ms(data: dict[str, Any], runs: int) -> tuple[float, ...]:
+    if "host_ms" not in data:
+        return ()
+    return tuple(_positive(value, "host_ms") for value in _list(data["host_ms"], "host_ms", length=runs))
+
+
+def _quantities(data: dict[str, Any]) -> dict[str, float]:
+    quantities = data.get("quantities", {})
+    if not isinstance(quantities, dict):
+        raise InputError(f'quantities is {shown(quantities)}, expected an object such as {{"energy_mj": 8.1}}')
+    for name in quantities:
+        if name not in BESIDE:
+            raise InputError(f"unknown quantity {shown(name)}, expected some of {', '.join(BESIDE)}")
+    return {name: _between(value, name, 0.0, GREATEST_MS, "number") for name, value in quantities.items()}
 
 
 def _pairing(data: dict[str, Any], runs: int) -> Pairing | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +14,9 @@ from esm_onnx.measurement.wal import frames_of
 
 BROKEN = (sqlite3.Error, UnicodeError)
 """What reading a damaged file raises: the second where SQLite quotes damaged text in its message."""
+NEW = {1: {"calibrations", "quantities"}, 2: {"quantities"}, SCHEMA: set[str]()}
+"""The tables that stores of each schema do not have yet."""
+DEFINITIONS = "SELECT name, tbl_name, sql FROM sqlite_master"
 WAIT_S = 30
 """How long another process may hold the file before that is an error."""
 
@@ -68,15 +72,17 @@ def _check(db: sqlite3.Connection, path: Path) -> str:
         return _log(path)  # still being made, unless it stands in a log whose first page is damaged
     if application != APPLICATION:
         raise InputError("an SQLite file of another program, expected a store of esm-onnx", file=path)
-    if version not in (1, SCHEMA):
+    if version not in (1, 2, SCHEMA):
         raise InputError(
             f"a store of schema {version}, expected {SCHEMA}: open it with the esm-onnx that made it, "
             f"and bring it over by `data export` and `data import`",
             file=path,
         )
+    if NEW[version] & tables:
+        return "its structure (tables of another schema)"
     if version == 1:  # its rows have no seals
-        return "its structure (tables of another schema)" if "calibrations" in tables else _structure(db)
-    return _log(path) or _rows(db) or _structure(db)
+        return _structure(db)
+    return _log(path) or _rows(db, NEW[version]) or _structure(db)
 
 
 def _log(path: Path) -> str:
@@ -90,13 +96,13 @@ def _log(path: Path) -> str:
     return f"{lost} records of its log ({path.name}-wal)" if lost else ""
 
 
-def _rows(db: sqlite3.Connection) -> str:
-    """Which rows are not what was written."""
-    if missing := _tables_of_a_new_store() - set(db.execute("SELECT name, sql FROM sqlite_master")):
+def _rows(db: sqlite3.Connection, new: Collection[str]) -> str:
+    """Which rows are not what was written; `new`: the tables that this schema does not have yet."""
+    if missing := _tables_of_a_new_store(new) - set(db.execute("SELECT name, sql FROM sqlite_master")):
         return f"its structure (definition of {', '.join(sorted(name for name, _ in missing))})"
     damaged: dict[str, int] = {}
     try:
-        for table in NAMES:
+        for table in filter(lambda name: name not in new, NAMES):
             damaged[table] = sum(not is_sound(table, row) for row in db.execute(f"SELECT * FROM {table}"))
     except BROKEN as error:
         return f"its structure ({error})"
@@ -112,10 +118,10 @@ def _structure(db: sqlite3.Connection) -> str:
     return "" if said == "ok" else f"its structure ({' '.join(said.split())})"
 
 
-def _tables_of_a_new_store() -> set[tuple[str, str | None]]:
+def _tables_of_a_new_store(new: Collection[str]) -> set[tuple[str, str | None]]:
     with closing(sqlite3.connect(":memory:")) as db:
         make_tables(db)
-        return set(db.execute("SELECT name, sql FROM sqlite_master"))
+        return {(name, sql) for name, of, sql in db.execute(DEFINITIONS) if of not in new}
 
 
 def _number(db: sqlite3.Connection, statement: str) -> int:

@@ -1,4 +1,4 @@
-"""What an NVIDIA GPU says of its own clock, through NVML, the library that comes with its driver."""
+"""What an NVIDIA GPU says of its own clock and energy, through NVML, the library that comes with its driver."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ class Gpu:
         clock = ctypes.c_uint()
         told = self._call("nvmlDeviceGetClockInfo", self._handle, ctypes.c_int(SM_CLOCK), ctypes.byref(clock)) == 0
         return clock.value if told else None
+
+    def energy_mj(self) -> int | None:
+        """Energy of the whole board since its driver was loaded, in mJ; None where it does not tell."""
+        energy = ctypes.c_ulonglong()
+        told = self._call("nvmlDeviceGetTotalEnergyConsumption", self._handle, ctypes.byref(energy)) == 0
+        return energy.value if told else None
 
     def _call(self, name: str, *arguments: object) -> int:
         try:

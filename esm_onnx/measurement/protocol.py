@@ -8,6 +8,7 @@ from typing import Any
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.estimate import LEAST_VALUES
+from esm_onnx.measurement.quantities import LATENCY, QUANTITIES, find_quantity
 from esm_onnx.measurement.record import Measurement
 
 LONGEST_DEADLINE_S = 1_000_000
@@ -35,6 +36,7 @@ class Protocol:
         deadline_s: seconds after which a subnet that has not finished counts as hanging.
         memory_bytes: memory that the measuring process may take; None for most of the machine's.
         seed: draws the references and their places.
+        quantities: what is measured beside the latency, names of `QUANTITIES`; they do not judge a session.
     """
 
     paired: bool = True
@@ -49,6 +51,7 @@ class Protocol:
     deadline_s: float = 300.0
     memory_bytes: int | None = None
     seed: int = 0
+    quantities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         least = {"runs": 1, "warmup": 0, "references": 1, "reference_every": 1, "session_size": 1, "attempts": 1}
@@ -61,6 +64,14 @@ class Protocol:
             raise InputError(f"target_error is {self.target_error}, expected a share between 0 and 1, or None")
         if not 0 < self.deadline_s <= LONGEST_DEADLINE_S:
             raise InputError(f"deadline is {self.deadline_s} s, expected more than 0 and at most {LONGEST_DEADLINE_S}")
+
+        asked = {find_quantity(name).name for name in self.quantities} - {LATENCY.name}
+        object.__setattr__(self, "quantities", tuple(name for name in QUANTITIES if name in asked))  # in one order
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a measurement must hold beside its latency, by name with unit."""
+        return tuple(QUANTITIES[name].field for name in self.quantities)
 
     def asks_more_than(self, provenance: Mapping[str, Any]) -> bool:
         """Whether records of that provenance were made with less care; not known of imported ones."""
@@ -82,7 +93,7 @@ class Protocol:
 
     def as_json(self) -> dict[str, Any]:
         """The protocol as JSON data."""
-        return asdict(self)
+        return {**asdict(self), "quantities": list(self.quantities)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Protocol:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from esm_onnx.architectures import Architecture
 from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.estimate import Values, relative_error, trimmed_mean
+from esm_onnx.measurement.quantities import LATENCY
 from esm_onnx.measurement.timing import LEAST_BLOCKS
 
 LEAST_CLEAN = 10
@@ -46,6 +48,8 @@ class Measurement:
         pairing: the calibration runs beside it; None for plain timing.
         shift: factor by which references brought it over from another regime; 1 for none.
         elapsed_s: time from writing the subnet to its last run, in s; 0 where unknown.
+        host_ms: for each run how long the host waited for it, in ms, where a device's own clock timed it; else empty.
+        quantities: what else was measured of the subnet, by name with unit, of `BESIDE`.
     """
 
     architecture: Architecture
@@ -56,6 +60,8 @@ class Measurement:
     pairing: Pairing | None = None
     shift: float = 1.0
     elapsed_s: float = 0.0
+    host_ms: tuple[float, ...] = ()
+    quantities: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def latency_ms(self) -> float:
@@ -72,6 +78,16 @@ class Measurement:
     def plain(self) -> Measurement:
         """The same runs as the paper's protocol sees them."""
         return replace(self, pairing=None, shift=1.0)
+
+    def of(self, quantity: str) -> Measurement | None:
+        """A quantity by its field in place of the latency, as if it were a plain run of so many ms; None without it.
+
+        So what judges latencies judges it too.
+        """
+        if quantity == LATENCY.field:
+            return self
+        value = self.quantities.get(quantity)
+        return None if value is None else replace(self.plain(), runs_ms=(value,), dropped=(), host_ms=())
 
     @property
     def error(self) -> float:

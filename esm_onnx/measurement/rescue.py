@@ -48,7 +48,7 @@ def rescue(damaged: Path, into: Path, *, space: Space | None = None) -> Losses:
     """Writes every readable row of a store into a new one.
 
     Args:
-        damaged: a store of this schema, damaged or not.
+        damaged: a store of this schema or the one before, damaged or not.
         into: where the new store is made; nothing may be there.
         space: stands in where the row of the only space is unreadable.
 
@@ -71,6 +71,8 @@ def rescue(damaged: Path, into: Path, *, space: Space | None = None) -> Losses:
         make_tables(db)
         for table, of_table in rows.items():
             for row in of_table.values():
+                if table == "quantities" and row[1] not in rows["measurements"]:
+                    continue  # what it belongs to is counted already
                 db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
     return Losses(unreadable, without_space, without_session)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from esm_onnx.architectures import Space, from_genome, to_genome
 from esm_onnx.measurement.record import Calibration, Failure, Measurement, Pairing
 
 MEASUREMENT = (
-    "role, genome, runs_ms, measurements.started_at, elapsed_s, dropped, shift, "
+    "measurements.id, role, genome, runs_ms, measurements.started_at, elapsed_s, dropped, shift, "
     "calibration_ms, nominal_ms, calibrating_ms"
 )
 FAILURE = "genome, kind, message, failures.started_at"
@@ -40,9 +41,22 @@ def row_of_measurement(space: Space, measurement: Measurement) -> dict[str, Any]
     }
 
 
-def measurement_of_row(space: Space, row: tuple[Any, ...]) -> Measurement:
-    """A measurement from the columns of `MEASUREMENT`."""
-    role, genome, runs, started_at, elapsed_s, dropped, shift, calibration, *pairing = row
+HOST = "host_ms"
+"""Name of the row that holds how long the host waited for each run; the others hold one number each."""
+
+
+def rows_of_quantities(measurement: Measurement) -> Iterator[dict[str, Any]]:
+    """The columns that each row beside a measurement fills."""
+    if measurement.host_ms:
+        yield {"name": HOST, "numbers": _blob(measurement.host_ms)}
+    for name, value in measurement.quantities.items():
+        yield {"name": name, "numbers": _blob((value,))}
+
+
+def measurement_of_row(space: Space, row: tuple[Any, ...], beside: Iterable[tuple[str, bytes]]) -> Measurement:
+    """A measurement from the columns of `MEASUREMENT`, and names and numbers of the rows beside it."""
+    quantities = {name: _numbers(blob) for name, blob in beside}
+    _, role, genome, runs, started_at, elapsed_s, dropped, shift, calibration, *pairing = row
     return Measurement(
         architecture=from_genome(space, json.loads(genome)),
         role=role,
@@ -52,6 +66,8 @@ def measurement_of_row(space: Space, row: tuple[Any, ...]) -> Measurement:
         pairing=None if calibration is None else Pairing(_numbers(calibration), *pairing),
         shift=shift,
         elapsed_s=elapsed_s,
+        host_ms=quantities.pop(HOST, ()),
+        quantities={name: value for name, (value,) in quantities.items()},
     )
 
 

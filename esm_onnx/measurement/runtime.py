@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.conditions import Counters, HostCounters
+from esm_onnx.measurement.energy import EnergyCounter, find_counter
 from esm_onnx.measurement.inputs import Arrays, random_inputs
 from esm_onnx.measurement.nvml import find_gpu
 from esm_onnx.measurement.target import Fact
@@ -153,6 +154,16 @@ class Runtime(ABC):
             gpu = find_gpu(self.gpu_index)
             self._host = HostCounters(one_thread=on_cpu and self.settings.threads == 1, gpu=gpu)
         return self._host()
+
+    def energy_counter(self) -> EnergyCounter:
+        """The counter of the energy that inference takes, asked for where energy is to be measured.
+
+        NVML's of the GPU that `gpu_index` names, else RAPL's of this machine's processors.
+
+        Raises:
+            InputError: there is none; the message says why.
+        """
+        return find_counter(self.gpu_index)
 
 
 @dataclass(frozen=True, slots=True)

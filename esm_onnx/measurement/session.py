@@ -115,7 +115,9 @@ class Profiler:
             with suppress(ExportError):  # a wrong [export] is told before a process is started or a session opened
                 self._write(self.references[0], "subnet")
             runtime = find_runtime(runtime).name
-            self.worker = kept.enter_context(Worker(runtime, self.settings, memory_bytes=self.protocol.memory_bytes))
+            memory, quantities = self.protocol.memory_bytes, self.protocol.quantities
+            worker = Worker(runtime, self.settings, memory_bytes=memory, quantities=quantities)
+            self.worker = kept.enter_context(worker)
             facts = {
                 **export_facts(space, self.export),
                 "runtime": runtime,
@@ -143,14 +145,15 @@ class Profiler:
         Raises:
             ThresholdNotMet: the references wandered in every attempt; what was accepted before is kept.
             WorkError: a reference or the calibration subnet cannot be measured.
+            Unmeasurable: a quantity that the protocol asks for cannot be measured here.
         """
         asked = list(dict.fromkeys(architectures))
         with self.store.alone(self.target):
-            known = dict(self.store.measured_how(self.space, self.target))
+            known = dict(self.store.measured_how(self.space, self.target, self.protocol.fields))
             already = [architecture for architecture in asked if architecture in known]
             self._close_abandoned()
             qualities = self._sessions(asked, enough)
-        measured = self.store.measured(self.space, self.target)
+        measured = self.store.measured(self.space, self.target, self.protocol.fields)
         failures = self._failures(asked)
         return Outcome(
             self.target,
@@ -179,7 +182,7 @@ class Profiler:
         return qualities
 
     def _todo(self, asked: Sequence[Architecture]) -> list[Architecture]:
-        measured = self.store.measured(self.space, self.target)
+        measured = self.store.measured(self.space, self.target, self.protocol.fields)
         attempts = Counter(
             failure.architecture
             for failure in self.store.failures(self.space, self.target)
@@ -337,5 +340,13 @@ def as_measurement(
         pairing = Pairing(beside_ms, calibration.nominal_ms, timing.calibrating_ns / 1e6)
     runs_ms = tuple(run / 1e6 for run in timing.runs_ns)
     return Measurement(
-        architecture, role, runs_ms, started_at, tuple(timing.dropped), pairing, elapsed_s=max(0.0, elapsed_s)
+        architecture,
+        role,
+        runs_ms,
+        started_at,
+        tuple(timing.dropped),
+        pairing,
+        elapsed_s=max(0.0, elapsed_s),
+        host_ms=tuple(waited / 1e6 for waited in timing.host_ns),
+        quantities=timing.quantities,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from esm_onnx.architectures import Space
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import noise_floor
+from esm_onnx.measurement.quantities import BESIDE
 from esm_onnx.measurement.record import REFERENCE, Measurement
 from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
@@ -50,6 +51,7 @@ class SessionReport:
         spent_s: seconds by purpose: timed runs of subjects and of references, runs of the calibration subnet, and the
             rest: export, loading, untimed runs.
         failures: number of failures by kind.
+        noise_floors: relative standard deviation of each other quantity of those references, as a share, where known.
     """
 
     number: int
@@ -64,6 +66,7 @@ class SessionReport:
     dropped: Mapping[str, int]
     spent_s: Mapping[str, float]
     failures: Mapping[str, int]
+    noise_floors: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON data."""
@@ -127,7 +130,15 @@ def _report(
         dropped=dict(dropped.most_common()),
         spent_s=_spent_s(records),
         failures=dict(failures),
+        noise_floors=dict(_noise_floors([record for record, stands in judged if stands])),
     )
+
+
+def _noise_floors(records: Sequence[Measurement]) -> Iterator[tuple[str, float]]:
+    for quantity in BESIDE:
+        floor = noise_floor(filter(None, (record.of(quantity) for record in records)))
+        if floor is not None:
+            yield quantity, floor
 
 
 def _points(judged: Sequence[tuple[Measurement, bool]]) -> Iterator[ReferencePoint]:

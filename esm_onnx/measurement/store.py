@@ -35,12 +35,14 @@ from esm_onnx.measurement.rows import (
     row_of_calibration,
     row_of_failure,
     row_of_measurement,
+    rows_of_quantities,
 )
 from esm_onnx.measurement.tables import SCHEMA, insert, make_tables, migrate, update
 from esm_onnx.measurement.target import Target
 
 OPEN, ACCEPTED, REJECTED = "open", "accepted", "rejected"
 NOTHING: Mapping[int, float] = MappingProxyType({})
+HAS = "EXISTS (SELECT 1 FROM quantities WHERE measurement = measurements.id AND name = ?)"
 SESSIONS = "(sessions JOIN spaces ON spaces.id = space JOIN targets ON targets.id = target)"
 OF_BOTH = "spaces.fingerprint = ? AND targets.fingerprint = ?"
 STANDS = "status = 'accepted' AND stands"
@@ -148,7 +150,7 @@ class Store:
             if isinstance(record, Failure):
                 insert(self._db, "failures", session=session, **row_of_failure(space, record))
             else:
-                insert(self._db, "measurements", session=session, **row_of_measurement(space, record))
+                self._insert_measurement(session, space, record)
 
     def close_session(
         self,
@@ -190,7 +192,7 @@ class Store:
             session = self._insert_session(space, target, provenance, ACCEPTED)
             added = list(measurements)
             for measurement in added:
-                insert(self._db, "measurements", session=session, **row_of_measurement(space, measurement))
+                self._insert_measurement(session, space, measurement)
             return len(added)
 
     def calibration(self, space: Space, target: Target) -> Calibration | None:
@@ -232,7 +234,8 @@ class Store:
             tuple(itertools.chain(*conditions.values())),
         )
         for row in rows:
-            yield measurement_of_row(space, row)
+            beside = self._db.execute("SELECT name, numbers FROM quantities WHERE measurement = ? ORDER BY id", row[:1])
+            yield measurement_of_row(space, row, beside)
 
     def sessions(self, space: Space, target: Target) -> Iterator[tuple[int, str, dict[str, Any], str]]:
         """Number, status, provenance and verdict of each session of a space on a target, oldest first."""
@@ -257,31 +260,34 @@ class Store:
         )
         return [failure_of_row(space, row) for row in rows]
 
-    def measured(self, space: Space, target: Target) -> set[Architecture]:
-        """The subjects of accepted sessions that stand."""
-        return {architecture for architecture, _ in self.measured_how(space, target)}
+    def measured(self, space: Space, target: Target, quantities: Collection[str] = ()) -> set[Architecture]:
+        """The subjects of accepted sessions that stand, and hold these quantities beside their latency."""
+        return {architecture for architecture, _ in self.measured_how(space, target, quantities)}
 
-    def measured_how(self, space: Space, target: Target) -> Iterator[tuple[Architecture, dict[str, Any]]]:
-        """Each subject of an accepted session that stands, with the provenance of that session."""
+    def measured_how(
+        self, space: Space, target: Target, quantities: Collection[str] = ()
+    ) -> Iterator[tuple[Architecture, dict[str, Any]]]:
+        """Each of those subjects, with the provenance of its session."""
         rows = self._db.execute(
             f"SELECT DISTINCT genome, provenance FROM measurements JOIN {SESSIONS} ON sessions.id = session "
-            f"WHERE {OF_BOTH} AND {STANDS} AND role = ?",
-            (space.fingerprint, target.digest, SUBJECT),
+            f"WHERE {' AND '.join([OF_BOTH, STANDS, 'role = ?', *[HAS] * len(quantities)])}",
+            (space.fingerprint, target.digest, SUBJECT, *quantities),
         )
         for genome, provenance in rows:
             yield from_genome(space, json.loads(genome)), json.loads(provenance)
 
-    def contents(self) -> list[Content]:
-        """What the store holds, by space and target."""
+    def contents(self, quantities: Collection[str] = ()) -> list[Content]:
+        """What the store holds, by space and target; of measurements those that hold these quantities too."""
         rows = self._db.execute(
             "SELECT definition, name, facts, "
             "(SELECT count(*) FROM measurements JOIN sessions ON sessions.id = session WHERE space = spaces.id "
-            f"  AND target = targets.id AND {STANDS} AND role = 'subject'), "
+            f"  AND target = targets.id AND {' AND '.join([STANDS, *[HAS] * len(quantities)])} AND role = 'subject'), "
             "(SELECT count(*) FROM failures JOIN sessions ON sessions.id = session WHERE space = spaces.id "
             "  AND target = targets.id) "
             "FROM (SELECT DISTINCT space, target FROM sessions) pairs "
             "JOIN spaces ON spaces.id = pairs.space JOIN targets ON targets.id = pairs.target "
-            "ORDER BY spaces.id, targets.id"
+            "ORDER BY spaces.id, targets.id",
+            tuple(quantities),
         )
         return [
             Content(space_from_table(json.loads(definition)), Target(name, json.loads(facts)), measurements, failures)
@@ -294,7 +300,7 @@ class Store:
             with self._writing():
                 version = self._version()  # another process may have been faster
                 if version != SCHEMA:
-                    (migrate if version else make_tables)(self._db)
+                    migrate(self._db, version) if version else make_tables(self._db)
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
 
@@ -344,6 +350,11 @@ class Store:
             status=status,
             started_at=self._clock(),
         )
+
+    def _insert_measurement(self, session: int, space: Space, measurement: Measurement) -> None:
+        row = insert(self._db, "measurements", session=session, **row_of_measurement(space, measurement))
+        for beside in rows_of_quantities(measurement):
+            insert(self._db, "quantities", measurement=row, **beside)
 
     def _insert_space(self, space: Space) -> int:
         """The id of a space, which is added where it is new; the order of its features is the genome's."""

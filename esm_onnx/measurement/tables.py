@@ -10,7 +10,7 @@ import numpy as np
 
 from esm_onnx.measurement.estimate import trimmed_mean
 
-SCHEMA = 2
+SCHEMA = 3
 APPLICATION = 0x45534D4F
 PAGE_BYTES = 4096
 
@@ -80,13 +80,28 @@ CREATE TABLE calibrations (
 CREATE INDEX measurements_of_session ON measurements (session);
 CREATE INDEX failures_of_session ON failures (session);
 """
-NAMES = ("spaces", "targets", "sessions", "measurements", "failures", "calibrations")
+QUANTITIES = """
+CREATE TABLE quantities (
+    id INTEGER PRIMARY KEY,
+    measurement INTEGER NOT NULL REFERENCES measurements,
+    name TEXT NOT NULL,
+    numbers BLOB NOT NULL,
+    digest BLOB NOT NULL
+);
+CREATE INDEX quantities_of_measurement ON quantities (measurement);
+"""
+"""What schema 3 adds to schema 2."""
+NAMES = ("spaces", "targets", "sessions", "measurements", "failures", "calibrations", "quantities")
 """Every table, those that others refer to first."""
 
 
 def make_tables(db: sqlite3.Connection) -> None:
     """Makes the tables in the transaction that is open."""
-    for statement in filter(str.strip, TABLES.split(";")):
+    _make(db, TABLES + QUANTITIES)
+
+
+def _make(db: sqlite3.Connection, statements: str) -> None:
+    for statement in filter(str.strip, statements.split(";")):
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION}")
     db.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -124,11 +139,16 @@ def _seal(db: sqlite3.Connection, table: str, row: int) -> None:
     db.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (seal(table, written[:-1]), row))
 
 
-def migrate(db: sqlite3.Connection) -> None:
-    """Brings a store of schema 1 to this one in the transaction that is open.
+def migrate(db: sqlite3.Connection, schema: int) -> None:
+    """Brings a store of schema 1 or 2 to this one in the transaction that is open."""
+    if schema == 1:
+        _migrate_from_1(db)
+    else:
+        _make(db, QUANTITIES)  # what is there stays as it is, seals included
 
-    Every table is made anew, so that the tables are those of a new store to the letter.
-    """
+
+def _migrate_from_1(db: sqlite3.Connection) -> None:
+    """Every table is made anew, so that the tables are those of a new store to the letter."""
     old = ("spaces", "targets", "sessions", "measurements", "failures")
     for table in reversed(old):
         db.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")

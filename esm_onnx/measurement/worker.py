@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.measurement.containment import TOKEN, end_processes, is_out_of_memory, usual_memory_bytes
+from esm_onnx.measurement.quantities import Unmeasurable
 from esm_onnx.measurement.runtime import RuntimeSettings
 from esm_onnx.measurement.target import Fact
 from esm_onnx.measurement.timing import Timing
@@ -36,6 +37,8 @@ SIGNALS = {each.value: each.name for each in signal.Signals}
 
 CALIBRATION_LOST = "calibration"
 """Kind of a job that was lost because the calibration subnet could not be loaded again: no fault of its subnet."""
+UNMEASURABLE = "unmeasurable"
+"""Kind of a job that was lost because a quantity cannot be measured here: no fault of its subnet either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +64,25 @@ class Worker:
 
     Args:
         memory_bytes: what the process may allocate; None takes 80 % of the machine's or the container's memory.
+        quantities: what to measure beside the latency, names of `QUANTITIES`.
 
     Raises:
-        InputError: the runtime cannot be used here, or the memory is too little for any.
+        InputError: the runtime cannot be used here, or a quantity not be measured, or the memory is too little for any.
         WorkError: the process does not start.
     """
 
-    def __init__(self, runtime: str, settings: RuntimeSettings, *, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        runtime: str,
+        settings: RuntimeSettings,
+        *,
+        memory_bytes: int | None = None,
+        quantities: Sequence[str] = (),
+    ) -> None:
         memory_bytes = usual_memory_bytes() if memory_bytes is None else memory_bytes
         if memory_bytes < LEAST_MEMORY_BYTES:
             raise InputError(f"memory is {memory_bytes} bytes, expected at least {LEAST_MEMORY_BYTES} (0.25 GiB)")
-        self._command = [runtime, json.dumps(asdict(settings)), str(memory_bytes)]
+        self._command = [runtime, json.dumps(asdict(settings)), str(memory_bytes), *quantities]
         self._token = secrets.token_hex(16)
         self._job = 0
         self._printed = b""
@@ -118,11 +129,16 @@ class Worker:
             calibration: the subnet that alternates with it; stays loaded for the next job. None times it by itself.
             check: the file is a stranger's: `esm_onnx.export.untrusted.check_untrusted` sees it before the runtime.
             fp32: the file whose outputs the subnet must have, `agreement`; None where it is in fp32 itself.
+
+        Raises:
+            Unmeasurable: a quantity cannot be measured here.
         """
         limits = {"runs": runs, "warmup": warmup, "target_error": target_error}
         beside = {"calibration": calibration and str(calibration), "nominal_ns": nominal_ns}
         judged = {"check": check, "fp32": fp32 and str(fp32)}
         reply = self._ask({"subnet": str(subnet), **judged, **limits, **beside}, deadline_s)
+        if isinstance(reply, Lost) and reply.kind == UNMEASURABLE:
+            raise Unmeasurable(reply.message)
         return reply if isinstance(reply, Lost) else Timing(**reply["timing"])
 
     def _ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:

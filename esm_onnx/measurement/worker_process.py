@@ -1,4 +1,4 @@
-"""The process that times: `python -m esm_onnx.measurement.worker_process FD RUNTIME SETTINGS MEMORY_BYTES`.
+"""The process that times: `python -m esm_onnx.measurement.worker_process FD RUNTIME SETTINGS MEMORY_BYTES QUANTITY …`.
 
 It imports neither torch nor sklearn. Jobs and replies are JSON on a channel of their own, FD, because runtimes print to
 standard output when something goes wrong. First message out: the runtime's facts. Then for each job
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ import numpy as np
 from esm_onnx.errors import EsmError
 from esm_onnx.measurement.agreement import disagreement, expected_outputs
 from esm_onnx.measurement.containment import die_with_parent, is_out_of_memory, limit_this_process
+from esm_onnx.measurement.meter import Meter
+from esm_onnx.measurement.quantities import Unmeasurable
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime, outputs_of
 from esm_onnx.measurement.timing import Instruments, time_pairs, time_runs
-from esm_onnx.measurement.worker import CALIBRATION_LOST
+from esm_onnx.measurement.worker import CALIBRATION_LOST, UNMEASURABLE
 
 
 class JobFailure(Exception):
@@ -36,9 +38,9 @@ class JobFailure(Exception):
         self.kind, self.message = kind, message
 
 
-def serve(channel: Connection, runtime: Runtime) -> None:
+def serve(channel: Connection, runtime: Runtime, meter: Meter) -> None:
     """Answers jobs until the channel closes."""
-    channel.send_bytes(json.dumps({"facts": dict(runtime.facts())}).encode())
+    channel.send_bytes(json.dumps({"facts": {**runtime.facts(), **meter.facts}}).encode())
     with ExitStack() as kept:
         calibrator = Calibrator(runtime, kept)
         while True:
@@ -47,7 +49,7 @@ def serve(channel: Connection, runtime: Runtime) -> None:
             except (EOFError, ConnectionError):
                 return
             try:
-                reply = _perform(runtime, calibrator, job)
+                reply = _perform(runtime, meter, calibrator, job)
             except JobFailure as failure:
                 reply = {"kind": failure.kind, "message": failure.message}
             channel.send_bytes(json.dumps({"job": job["job"], **reply}).encode())
@@ -72,19 +74,22 @@ class Calibrator:
         return self._loaded[subnet]
 
 
-def _perform(runtime: Runtime, calibrator: Calibrator, job: dict[str, Any]) -> dict[str, Any]:
+def _perform(runtime: Runtime, meter: Meter, calibrator: Calibrator, job: dict[str, Any]) -> dict[str, Any]:
     limits = {"runs": job["runs"], "warmup": job["warmup"], "target_error": job["target_error"]}
     host = time.perf_counter_ns if runtime.device_clock else None
     instruments = Instruments(runtime.clock, runtime.counters, host)
-    with _failing_as("run"), ExitStack() as loaded:
+    subnet, fp32 = Path(job["subnet"]), None if job["fp32"] is None else Path(job["fp32"])
+    with _failing_as("run"):
         calibrate = calibrator.ready(job["calibration"])
-        fp32 = None if job["fp32"] is None else Path(job["fp32"])
-        infer = _ready(runtime, Path(job["subnet"]), loaded, check=job["check"], fp32=fp32)
-        if calibrate is None:
-            timing = time_runs(infer, instruments, **limits)
-        else:
-            timing = time_pairs(infer, calibrate, instruments, nominal_ns=job["nominal_ns"], **limits)
-        return {"timing": asdict(timing)}
+        with ExitStack() as loaded:
+            infer = _ready(runtime, subnet, loaded, check=job["check"], fp32=fp32)
+            if calibrate is None:
+                timing = time_runs(infer, instruments, **limits)
+            else:
+                timing = time_pairs(infer, calibrate, instruments, nominal_ns=job["nominal_ns"], **limits)
+            quantities = meter.of_loaded(infer)
+        quantities |= meter.of_loading(subnet, quantities)
+        return {"timing": asdict(replace(timing, quantities=quantities))}
 
 
 def _ready(
@@ -119,6 +124,8 @@ def _failing_as(kind: str) -> Iterator[None]:
         yield
     except JobFailure:
         raise
+    except Unmeasurable as error:
+        raise JobFailure(UNMEASURABLE, str(error)) from error
     except Exception as error:
         text = str(error) if isinstance(error, EsmError) else f"{type(error).__name__}: {error}"
         raise JobFailure("memory" if is_out_of_memory(text) else kind, " ".join(text.split())[:1000]) from error
@@ -140,11 +147,12 @@ def main() -> None:
     channel, name, settings = Connection(int(sys.argv[1])), sys.argv[2], RuntimeSettings(**json.loads(sys.argv[3]))
     try:
         runtime = find_runtime(name)(settings)
+        meter = Meter(runtime, sys.argv[5:])
     except Exception as error:
         channel.send_bytes(json.dumps({"problem": str(error)}).encode())
         return
     limit_this_process(int(sys.argv[4]))
-    serve(channel, runtime)
+    serve(channel, runtime, meter)
 
 
 if __name__ == "__main__":

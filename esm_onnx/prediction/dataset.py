@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.quantities import LATENCY, quantity_of
 from esm_onnx.prediction.lookup_encoding import NO_TABLE, Lookup
 
 Genomes = NDArray[np.int64]
@@ -26,13 +27,14 @@ class Dataset:
 
     Attributes:
         genomes: [n, genome length], one row for each architecture.
-        latency_ms: [n], in ms.
+        latency_ms: [n], in ms; the values of another quantity, in its unit, where `quantity` says so.
         target: name and facts of the device and runtime, as JSON data.
         noise_floor: relative standard deviation, as a share, that repeated measurements show; None where unknown.
         lookup: the lookup table of the same target, or why there is none.
+        quantity: what was measured, by its field: "latency_ms", "energy_mj", "memory_mb".
 
     Raises:
-        InputError: a latency that is not a positive number.
+        InputError: a value that is not a positive number.
     """
 
     space: Space
@@ -41,12 +43,14 @@ class Dataset:
     target: Mapping[str, Any]
     noise_floor: float | None = None
     lookup: Lookup | str = NO_TABLE
+    quantity: str = LATENCY.field
 
     def __post_init__(self) -> None:
         wrong = ~(np.isfinite(self.latency_ms) & (self.latency_ms > 0))
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise InputError(f"row {row} has a latency of {self.latency_ms[row]} ms, expected a positive number")
+            quantity, value = quantity_of(self.quantity), self.latency_ms[row]
+            raise InputError(f"row {row}: {quantity.name} is {value} {quantity.unit}, expected a positive number")
 
     def __len__(self) -> int:
         return len(self.latency_ms)

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from esm_onnx.architectures import Space, genome_length
 from esm_onnx.architectures.toml_space import space_from_table
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.quantities import LATENCY, Quantity, quantity_of
 from esm_onnx.measurement.target import Target
 from esm_onnx.prediction.dataset import row_digests
 
 SCHEMA = 1
 METADATA = "esm_onnx"
-OUTPUTS = ("latency_ms", "lower_ms", "upper_ms")
+OUTPUTS = LATENCY.outputs
+"""Of a predictor of latencies."""
 
 Floats = NDArray[np.float32]
 
@@ -59,7 +61,9 @@ class LoadedPredictor:
         return LoadedPredictor(path, *_read(session, path), session)
 
     def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-        """latency_ms, lower_ms and upper_ms, each [n], of genomes [n, genome length]; NaN where one is invalid.
+        """The quantity and the bounds of its interval, each [n], of genomes [n, genome length]; NaN for an invalid one.
+
+        They are the three outputs that `quantity` names: latency_ms, lower_ms and upper_ms in most predictors.
 
         Raises:
             InputError: the array is not of integers, or of another shape.
@@ -69,8 +73,15 @@ class LoadedPredictor:
             raise InputError(
                 f"genomes are {genomes.dtype} of shape {list(genomes.shape)}, expected integers of shape [n, {length}]"
             )
-        latency, lower, upper = self.session.run(list(OUTPUTS), {"genome": genomes.astype(np.int64, copy=False)})
+        latency, lower, upper = self.session.run(
+            list(self.quantity.outputs), {"genome": genomes.astype(np.int64, copy=False)}
+        )
         return latency, lower, upper
+
+    @property
+    def quantity(self) -> Quantity:
+        """What it predicts."""
+        return quantity_of(self.metadata["quantity"])
 
     @property
     def target(self) -> Target:
@@ -115,8 +126,9 @@ def _read(session: Any, path: Path) -> tuple[Space, dict[str, Any]]:
         takes = [(value.name, value.shape[1:]) for value in session.get_inputs()]
         if metadata["fingerprint"] != space.fingerprint or takes != [("genome", [genome_length(space)])]:
             raise InputError("its metadata is of another space than its graph: train it anew")
-        if not set(OUTPUTS) <= {value.name for value in session.get_outputs()}:
-            raise InputError(f"its graph lacks an output, expected {', '.join(OUTPUTS)}: train it anew")
+        outputs = quantity_of(metadata["quantity"]).outputs
+        if not set(outputs) <= {value.name for value in session.get_outputs()}:
+            raise InputError(f"its graph lacks an output, expected {', '.join(outputs)}: train it anew")
         for name in ("name", "facts"):
             metadata["target"][name]
         metadata["trained_on"].split(), metadata["calibrated_on"].split()

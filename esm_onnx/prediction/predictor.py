@@ -45,13 +45,13 @@ class Predictor:
     evaluation: Evaluation
 
     def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-        """latency_ms, lower_ms and upper_ms, each [n], of valid genomes [n, genome length]."""
+        """The quantity (latency_ms in most) and the bounds of its interval, each [n], of genomes [n, genome length]."""
         latency = predict_latency(self.space, self.encoding, self.surrogate, genomes)
         factors = self.interval.factors[self.interval.bins_of(depths_of(self.space, genomes))]
         return latency, latency * factors[:, 0], latency * factors[:, 1]
 
 
 def predict_latency(space: Space, encoding: str, surrogate: Surrogate, genomes: NDArray[np.int64]) -> Floats:
-    """Latencies in ms, [n], of valid genomes [n, genome length]."""
+    """Latencies in ms, or what else was fitted in its unit, [n], of valid genomes [n, genome length]."""
     encoded = find_encoding(encoding).encode(space, genomes)
     return np.maximum(surrogate.predict(encoded), np.float32(LEAST_MS))

@@ -1,7 +1,8 @@
 """The product: a predictor as one ONNX file, with encoding, scaling, surrogate, interval and validity inside.
 
-Input `genome`, int64 [batch, length]. Outputs `latency_ms`, `lower_ms`, `upper_ms`, float32 [batch]; NaN in all three
-for a row that is no genome of the space. Standard operators only.
+Input `genome`, int64 [batch, length]. Outputs `latency_ms`, `lower_ms`, `upper_ms`, float32 [batch], or those of
+another quantity (`energy_mj`, `lower_mj`, `upper_mj`); NaN in all three for a row that is no genome of the space.
+Standard operators only.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from esm_onnx import __version__
 from esm_onnx.architectures import genome_columns, genome_length
 from esm_onnx.errors import WorkError
 from esm_onnx.files import replacing
+from esm_onnx.measurement.quantities import LATENCY, Quantity, quantity_of
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.drawing import draw_encoding
 from esm_onnx.prediction.encodings import find_encoding
-from esm_onnx.prediction.loaded import METADATA, OUTPUTS, SCHEMA
+from esm_onnx.prediction.loaded import METADATA, SCHEMA
 from esm_onnx.prediction.predictor import LEAST_MS, Predictor
 from esm_onnx.prediction.surrogate import Nodes
 from esm_onnx.prediction.validity import draw_validity
@@ -42,12 +44,12 @@ def write_predictor(predictor: Predictor, path: Path | str, *, check: Dataset) -
     """Writes predictor.onnx, once ONNX Runtime has shown to predict the same from it.
 
     Args:
-        check: rows on which both must agree to 1e-4 of the latency.
+        check: rows of the quantity that is predicted, on which both must agree to 1e-4 of it.
 
     Raises:
         WorkError: they do not agree; nothing is written.
     """
-    model = build_model(predictor)
+    model = build_model(predictor, quantity_of(check.quantity))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
     _compare(predictor, content, check)
@@ -55,8 +57,8 @@ def write_predictor(predictor: Predictor, path: Path | str, *, check: Dataset) -
         temporary.write_bytes(content)
 
 
-def build_model(predictor: Predictor) -> onnx.ModelProto:
-    """The ONNX model of a predictor."""
+def build_model(predictor: Predictor, quantity: Quantity = LATENCY) -> onnx.ModelProto:
+    """The ONNX model of a predictor of that quantity."""
     space, graph = predictor.space, Nodes()
     row = graph.add("Cast", "row", "genome", to=TensorProto.FLOAT)
     encoded = _draw_encoded(graph, predictor, row)
@@ -65,7 +67,7 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
     nothing = graph.floats("no_latency", math.nan)
     latency = graph.add("Where", "latency.valid", draw_validity(graph, space, row), latency, nothing)
     bounds = graph.add("Mul", "latency.bounds", latency, _draw_factors(graph, predictor, row))
-    for i, name in enumerate(OUTPUTS):
+    for i, name in enumerate(quantity.outputs):
         graph.add("Gather", name, bounds, graph.constant(f"{name}.column", np.array(i)), axis=1)
     opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(*pair) for pair in graph.domains.items())]
     model = helper.make_model(
@@ -73,7 +75,7 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
             graph.nodes,
             "predictor",
             [helper.make_tensor_value_info("genome", TensorProto.INT64, ["batch", genome_length(space)])],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in OUTPUTS],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in quantity.outputs],
             graph.constants,
         ),
         opset_imports=opsets,
@@ -81,7 +83,7 @@ def build_model(predictor: Predictor) -> onnx.ModelProto:
         producer_name="esm-onnx",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {METADATA: json.dumps(metadata(predictor), allow_nan=False)})
+    helper.set_model_props(model, {METADATA: json.dumps(metadata(predictor, quantity), allow_nan=False)})
     return model
 
 
@@ -115,7 +117,7 @@ def _draw_factors(graph: Nodes, predictor: Predictor, row: str) -> str:
     return graph.add("Gather", "factors.bin", graph.floats("factors", factors), place, axis=0)
 
 
-def metadata(predictor: Predictor) -> dict[str, Any]:
+def metadata(predictor: Predictor, quantity: Quantity = LATENCY) -> dict[str, Any]:
     """What the file says of itself, as JSON data."""
     space, evaluation = predictor.space, predictor.evaluation
     encoding, interval = find_encoding(predictor.encoding), predictor.interval
@@ -126,11 +128,11 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
         "fingerprint": space.fingerprint,
         "genome": genome_columns(space),
         "target": _plain(predictor.target),
-        "quantity": "latency_ms",
+        "quantity": quantity.field,
         "encoding": {"name": encoding.name, "columns": encoding.columns(space)},
         "surrogate": predictor.surrogate.name,
         "measurements": {"trained": len(predictor.trained), "calibrated": interval.rows},
-        "accuracy": evaluation.as_json(),
+        "accuracy": quantity.named(evaluation.as_json()),
         "interval": {
             "coverage": interval.coverage,
             "depths": [list(pair) for pair in interval.ranges],
@@ -151,14 +153,16 @@ def _compare(predictor: Predictor, content: bytes, check: Dataset) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    found = session.run(list(OUTPUTS), {"genome": check.genomes})
-    for name, expected, given in zip(OUTPUTS, predictor.predict(check.genomes), found, strict=True):
+    quantity = quantity_of(check.quantity)
+    found = session.run(list(quantity.outputs), {"genome": check.genomes})
+    for name, expected, given in zip(quantity.outputs, predictor.predict(check.genomes), found, strict=True):
         with np.errstate(invalid="ignore"):  # two infinite bounds are equal, though they have no difference
             near = np.abs(given - expected) <= TOLERANCE * np.maximum(expected, check.latency_ms)
         agree = (given == expected) | near
         if not agree.all():
             row = int(np.argmin(agree))
             raise WorkError(
-                f"{name} of row {row} is {given[row]} ms in ONNX Runtime and {expected[row]} ms in Python, expected a "
-                f"difference of at most {TOLERANCE:g} of the latency: nothing was written"
+                f"{name} of row {row} is {given[row]} {quantity.unit} in ONNX Runtime and {expected[row]} "
+                f"{quantity.unit} in Python, expected a difference of at most {TOLERANCE:g} of the {quantity.name}: "
+                "nothing was written"
             )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from esm_onnx.architectures import Architecture, sample
 from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.exchange import exported_lines, import_file
+from esm_onnx.measurement.quantities import BESIDE
 from esm_onnx.measurement.record import SUBJECT, Measurement, Pairing
 from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
@@ -34,6 +35,8 @@ def measurements(draw: st.DrawFn, architecture: Architecture) -> Measurement:
         tuple(draw(st.just([]) | st.lists(st.integers(0, sum(Reason)), **every))),
         draw(st.none() | st.builds(Pairing, st.lists(MS, **every).map(tuple), MS)),
         draw(st.just(1.0) | st.floats(0.5, 2.0)),
+        host_ms=tuple(draw(st.just([]) | st.lists(MS, **every))),
+        quantities=draw(st.dictionaries(st.sampled_from(BESIDE), MS | st.just(0.0))),
     )
 
 
@@ -58,3 +61,4 @@ def test_every_measurement_is_the_same_in_another_store(
         import_file(third, folder / "latencies.jsonl", SPACE)
         assert [line["trimmed_ms"] for line in lines] == [record.trimmed_ms for record in records]
         assert [m.latency_ms for m in third.measurements(SPACE, TARGET)] == [r.latency_ms for r in records]
+        assert [m.quantities for m in third.measurements(SPACE, TARGET)] == [r.quantities for r in records]

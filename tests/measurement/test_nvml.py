@@ -1,55 +1,19 @@
-"""NVML through a library of our own making, with the functions and numbers of NVIDIA's nvml.h."""
+"""NVML through a library of our own making."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from measurement.made_up_nvml import make_nvml
 
 from esm_onnx.measurement.conditions import HostCounters, Reason, slow_reasons
 from esm_onnx.measurement.nvml import Gpu, find_gpu
 
-SOURCE = """
-#include <stdio.h>
-typedef void *nvmlDevice_t;
-static int device;
-static unsigned long long number(const char *name) {
-    unsigned long long value = 0;
-    FILE *file = fopen(name, "r");
-    if (file) { if (fscanf(file, "%llx", &value) != 1) value = 0; fclose(file); }
-    return value;
-}
-int nvmlInit_v2(void) { return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *handle) {
-    if (index > 1) return 6; /* NVML_ERROR_NOT_FOUND */
-    *handle = &device;
-    return 0;
-}
-int nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t handle, unsigned long long *reasons) {
-    if (handle != &device) return 2; /* NVML_ERROR_INVALID_ARGUMENT */
-    *reasons = number("FOLDER/reasons");
-    return 0;
-}
-int nvmlDeviceGetClockInfo(nvmlDevice_t handle, int type, unsigned int *clock) {
-    if (handle != &device || type != 1) return 2; /* NVML_CLOCK_SM is 1 */
-    *clock = (unsigned int)number("FOLDER/clock");
-    return *clock ? 0 : 3; /* NVML_ERROR_NOT_SUPPORTED */
-}
-"""
-
 
 @pytest.fixture
 def library(tmp_path: Path) -> str:
-    if shutil.which("gcc") is None:
-        pytest.skip("no C compiler to make a library with")
-    (tmp_path / "nvml.c").write_text(SOURCE.replace("FOLDER", str(tmp_path)))
-    made = tmp_path / "libnvidia-ml-made.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", made, tmp_path / "nvml.c"], check=True)
-    (tmp_path / "reasons").write_text("0")
-    (tmp_path / "clock").write_text("7bc")
-    return str(made)
+    return make_nvml(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +32,13 @@ def test_its_clock_is_read_where_it_tells_it(library: str, tmp_path: Path) -> No
     assert gpu.clock_mhz() == 1980
     (tmp_path / "clock").write_text("0")
     assert gpu.clock_mhz() is None
+
+
+def test_its_energy_is_read_where_it_tells_it(library: str, tmp_path: Path) -> None:
+    gpu = Gpu(0, library)
+    assert gpu.energy_mj() is None
+    (tmp_path / "energy").write_text("48c27395000")
+    assert gpu.energy_mj() == 5_000_000_000_000
 
 
 def test_a_gpu_or_library_that_is_not_there_is_told(library: str) -> None:

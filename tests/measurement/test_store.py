@@ -137,7 +137,7 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     newer = tmp_path / "newer.db"
     with Store(newer) as store:
         store._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="schema 99, expected 2"):
+    with pytest.raises(InputError, match="schema 99, expected 3"):
         Store(newer)
 
     with pytest.raises(InputError, match="no store there"):
@@ -308,6 +308,14 @@ class TestExchange:
             ({"runs_ms": [5.5], "shift": -1}, "shift is -1, expected a positive factor"),
             ({"nominal_ms": 1.0}, "nominal_ms without runs_ms"),
             ({"runs_ms": [7.0]}, "expected 7.0, as its runs_ms give it"),
+            ({"runs_ms": [5.5], "host_ms": [5.5, 5.5]}, "host_ms has 2 values, expected 1"),
+            ({"runs_ms": [5.5], "host_ms": [0]}, "host_ms is 0"),
+            ({"host_ms": [5.5]}, "host_ms without runs_ms"),
+            ({"quantities": [8.1]}, "quantities is [8.1], expected an object"),
+            ({"quantities": {"energy": 8.1}}, "unknown quantity 'energy', expected some of copy_ms, energy_mj, memory"),
+            ({"quantities": {"energy_mj": -1}}, "energy_mj is -1, expected a positive number"),
+            ({"quantities": {"energy_mj": float("nan")}}, "energy_mj is nan"),
+            ({"quantities": {"memory_mb": "8"}}, "memory_mb is '8'"),
             ({"facts": {"a": [1]}, "target": "x"}, "facts is"),
             ({"started_at": "now"}, "started_at is 'now'"),
             ({"architecture": {"space": "tiny"}}, "units"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -40,10 +41,9 @@ def fill(path: Path) -> None:
             session = store.open_session(space, TARGET, {"protocol": len(part)})
             for architecture in part:
                 runs = tuple(rng.uniform(1, 2) for _ in range(RUNS))
+                record = Measurement(architecture, SUBJECT, runs, 1.0, (0,) * RUNS, Pairing(runs[::-1], 1.5))
                 store.append(
-                    session,
-                    space,
-                    Measurement(architecture, SUBJECT, runs, 1.0, (0,) * RUNS, Pairing(runs[::-1], 1.5)),
+                    session, space, replace(record, host_ms=runs[1:] + runs[:1], quantities={"energy_mj": 8.5})
                 )
             store.append(session, space, Measurement(part[0], REFERENCE, (1.0,), 1.0))
             store.append(session, space, Failure(part[0], "crash", "ended with signal SIGSEGV", 3.0))
@@ -261,7 +261,7 @@ PRAGMA journal_mode = WAL;
 """
 
 
-def test_a_store_of_schema_1_goes_on_as_one_of_schema_2(tmp_path: Path) -> None:
+def test_a_store_of_schema_1_goes_on_as_one_of_schema_3(tmp_path: Path) -> None:
     space, path = tiny_space(), tmp_path / "esm.db"
     architectures = sample(space, 6, strategy="random", rng=Random(0))
     records = [Measurement(a, SUBJECT, (1.0 + i, 2.0, 9.0, 3.0, 1.5), 4.0) for i, a in enumerate(architectures)]

@@ -64,5 +64,5 @@ def test_the_digest_differs_where_anything_does() -> None:
 @pytest.mark.parametrize("latency", [np.nan, np.inf, -np.inf, 0.0, -1.0])
 def test_an_impossible_latency_is_refused_with_its_row(latency: float) -> None:
     whole = dataset(5)
-    with pytest.raises(InputError, match=f"row 3 has a latency of {latency} ms, expected a positive number"):
+    with pytest.raises(InputError, match=f"row 3: latency is {latency} ms, expected a positive number"):
         replace(whole, latency_ms=np.array([1.0, 2.0, 3.0, latency, latency]))
