@@ -15,7 +15,7 @@ from esm_onnx.cli.printing import print_json, print_table
 from esm_onnx.measurement.checkup import Checkup, check_up
 from esm_onnx.measurement.protocol import Protocol
 
-UNUSED = ("paired", "session_size", "attempts")
+UNUSED = ("paired", "session_size", "attempts", "quantities")
 """Options of `profile` that change nothing here: both ways of timing are compared, and no session is judged."""
 LEFT_OUT = (
     *UNUSED,
