@@ -19,6 +19,7 @@ from esm_onnx.cli.options import (
     json_option,
     measuring_options,
     quantities_option,
+    runtime_option,
     seed_option,
     space_option,
     store_option,
@@ -67,6 +68,7 @@ loop_options = together(
 @preset_option
 @loop_options
 @training_options
+@runtime_option
 @measuring_options
 @quantities_option("What to measure; the first is predicted. The latency always is measured.")
 @seed_option()

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space
+from esm_onnx.cli.across import compare_targets
 from esm_onnx.cli.options import OUT, SHARE, json_option, quantity_option, space_option, store_option
 from esm_onnx.cli.predicting import read_dataset, target_option
 from esm_onnx.cli.printing import print_json, print_table, progress_bar
@@ -89,6 +90,7 @@ class HeldOut(click.ParamType[int | float | Path]):
 @space_option(required=False)
 @target_option
 @quantity_option()
+@click.option("--across", type=click.Choice(["runtimes"]), help="Instead, all targets: which is fastest for what.")
 @click.option("--surrogate", "surrogates", type=click.Choice(list(SURROGATES)), multiple=True, help="[default: all]")
 @click.option(
     "--encoding",
@@ -109,6 +111,7 @@ def compare(
     space: Space | None,
     target: str | None,
     quantity: Quantity,
+    across: str | None,
     surrogates: tuple[str, ...],
     encodings: tuple[str, ...],
     sizes: tuple[int, ...] | None,
@@ -125,6 +128,11 @@ def compare(
     All see the same training rows and are judged on the same others; with each seed, on other ones. Linear regression
     and lookup tables are always among them.
     """
+    if across is not None:
+        if target is not None or surrogates or encodings or quantity != LATENCY:
+            raise click.UsageError("--across compares latencies of all targets, expected no other choice but --space")
+        compare_targets(store_path, space, out, as_json)
+        return
     with Store(store_path, create=False) as store:
         content = choose(store, space=space, target=target, quantity=quantity)
         dataset = assemble(store, content.space, content.target, quantity=quantity)

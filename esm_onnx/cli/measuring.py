@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 
 from esm_onnx.architectures import Space, read_architectures, to_json
 from esm_onnx.architectures.blocks import block_space, table_entries
+from esm_onnx.cli.layering import print_layers, time_layers
 from esm_onnx.cli.options import (
     FILE,
     cache_folder,
     json_option,
     measuring_options,
     quantities_option,
+    runtime_option,
     seed_option,
     space_option,
     store_option,
@@ -30,12 +33,12 @@ from esm_onnx.measurement.estimate import relative_error, trimmed_mean
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import relative_std
 from esm_onnx.measurement.runtime import SWITCHES, RuntimeSettings, find_runtime, list_runtimes
-from esm_onnx.measurement.session import Outcome, Profiler, Progress
+from esm_onnx.measurement.session import Outcome, Profiler, Progress, profile_together
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.timing import Timing
 from esm_onnx.measurement.worker import Lost, Worker
 
-TIMING = ("runtime", "device", "threads", "precision", *SWITCHES, "runs", "warmup", "deadline", "memory")
+TIMING = ("device", "threads", "precision", *SWITCHES, "runs", "warmup", "deadline", "memory")
 """Those of the measuring options that hold for any ONNX file."""
 
 
@@ -55,26 +58,54 @@ def runtimes(as_json: bool) -> None:
 @space_option()
 @click.option("--architectures", type=FILE, help="JSON Lines file of architectures.")
 @click.option("--blocks", is_flag=True, help="Instead, each block by itself: the lookup table of `lut` and `lut-bias`.")
+@click.option("--layers", is_flag=True, help="Where the time goes, block by block; fills the lookup table too.")
 @store_option()
 @preset_option
+@click.option(
+    "--runtime",
+    "runtime_names",
+    multiple=True,
+    required=True,
+    help="Name or alias; `esm-onnx runtimes` lists them. Several take turns, subnet by subnet.",
+)
 @measuring_options
 @quantities_option("What to measure; the latency always is.")
 @seed_option()
 @json_option()
 def profile(
-    space: Space, architectures: Path | None, blocks: bool, store_path: Path, as_json: bool, **measuring: Any
+    space: Space,
+    architectures: Path | None,
+    blocks: bool,
+    layers: bool,
+    store_path: Path,
+    runtime_names: tuple[str, ...],
+    as_json: bool,
+    **measuring: Any,
 ) -> None:
     """Time architectures on a runtime; those that the store holds already are not timed again."""
     if blocks == (architectures is not None):
         raise click.UsageError("what shall be timed? Expected either --architectures or --blocks")
+    if blocks and layers:
+        raise click.UsageError("--layers are those of whole networks, expected --architectures and no --blocks")
     chosen = table_entries(space) if architectures is None else read_architectures(architectures, space)
     space = block_space(space) if blocks else space
-    with Store(store_path) as store, progress_bar("measuring") as report:
-        with profiler(space, store, report, **measuring) as measurer:
-            outcome = measurer.profile(chosen)
-    _print_outcome(outcome, space, store_path, as_json)
-    if outcome.failures and not outcome.measured + outcome.already_measured:
+    with Store(store_path) as store, progress_bar("measuring") as report, ExitStack() as kept:
+        measurers = [
+            kept.enter_context(profiler(space, store, report, runtime=runtime, **measuring))
+            for runtime in distinct(runtime_names)
+        ]
+        if layers:
+            print_layers([time_layers(measurer, chosen, report) for measurer in measurers], as_json)
+            return
+        outcomes = profile_together(measurers, chosen)
+    _print_outcomes(outcomes, space, store_path, as_json)
+    if any(outcome.failures and not outcome.measured + outcome.already_measured for outcome in outcomes):
         raise WorkError("no architecture could be measured")
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names of runtimes without those that mean one again, by an alias say."""
+    return list(dict.fromkeys(find_runtime(name).name for name in names))
 
 
 def profiler(space: Space, store: Store, report: Callable[[Progress], None], **measuring: Any) -> Profiler:
@@ -119,27 +150,38 @@ def export_settings(measuring: Mapping[str, Any]) -> ExportSettings:
     return ExportSettings(**{name: measuring[name] for name in ("batch", "opset", "embed_weights")})
 
 
-def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -> None:
+def _print_outcomes(outcomes: Sequence[Outcome], space: Space, store: Path, as_json: bool) -> None:
+    """One outcome as it is, several as a list."""
     if as_json:
-        print_json(
-            {
-                "target": outcome.target.name,
-                "facts": dict(outcome.target.facts),
-                "measured": outcome.measured,
-                "already_measured": outcome.already_measured,
-                "weakly_measured": outcome.weakly_measured,
-                "failures": [
-                    {
-                        "architecture": to_json(space, failure.architecture),
-                        "kind": failure.kind,
-                        "message": failure.message,
-                    }
-                    for failure in outcome.failures
-                ],
-                "sessions": [{"accepted": q.accepted, "spreads": dict(q.spreads)} for q in outcome.sessions],
-            }
-        )
+        values = [_outcome_as_json(outcome, space) for outcome in outcomes]
+        print_json(values if len(values) > 1 else values[0])
         return
+    for outcome in outcomes:
+        _print_outcome(outcome, store)
+    if any(outcome.failures for outcome in outcomes):
+        click.echo("  after two failures an architecture is left alone; --retry-failed tries it again")
+
+
+def _outcome_as_json(outcome: Outcome, space: Space) -> dict[str, Any]:
+    return {
+        "target": outcome.target.name,
+        "facts": dict(outcome.target.facts),
+        "measured": outcome.measured,
+        "already_measured": outcome.already_measured,
+        "weakly_measured": outcome.weakly_measured,
+        "failures": [
+            {
+                "architecture": to_json(space, failure.architecture),
+                "kind": failure.kind,
+                "message": failure.message,
+            }
+            for failure in outcome.failures
+        ],
+        "sessions": [{"accepted": q.accepted, "spreads": dict(q.spreads)} for q in outcome.sessions],
+    }
+
+
+def _print_outcome(outcome: Outcome, store: Path) -> None:
     click.echo(
         f"{outcome.measured} measured on {outcome.target.name!r}, {outcome.already_measured} were there already, "
         f"{len(outcome.failures)} failed; store {store}"
@@ -149,11 +191,10 @@ def _print_outcome(outcome: Outcome, space: Space, store: Path, as_json: bool) -
         click.echo(f"  {weakly}; another --store measures them anew")
     for failure in outcome.failures[:FEW]:
         click.echo(f"  failed ({failure.kind}): {failure.message}")
-    if outcome.failures:
-        click.echo("  after two failures an architecture is left alone; --retry-failed tries it again")
 
 
 @click.command(name="time", params=[option for option in profile.params if option.name in TIMING])
+@runtime_option
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @json_option()
 def time_files(

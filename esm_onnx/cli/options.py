@@ -171,8 +171,9 @@ switch_options = tuple(
 )
 """What is on or off; a runtime says which of them it has."""
 
+runtime_option = click.option("--runtime", required=True, help="Name or alias; `esm-onnx runtimes` lists them.")
+
 measuring_options = together(
-    click.option("--runtime", required=True, help="Name or alias; `esm-onnx runtimes` lists them."),
     click.option("--device", help="Device, in the runtime's own words.  [default: its first]"),
     click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of one inference."),
     click.option("--precision", default="fp32", help="Number format."),

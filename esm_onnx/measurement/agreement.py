@@ -14,8 +14,8 @@ from esm_onnx.measurement.inputs import Arrays
 
 TOLERANCES: Mapping[str, float] = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "int8": 0.1}
 """How far an output may be from fp32's, as a share of the greatest output, by precision. fp32 leaves room for another
-order of summing and for Winograd's convolutions; tf32 and fp16 round to eleven bits in each of some hundred layers, int8
-to eight (seen: 1 to 2 %)."""
+order of summing and for Winograd's convolutions; tf32 and fp16 round to eleven bits in each of some hundred layers,
+int8 to eight (seen: 1 to 2 %)."""
 ERRORS_ONLY = 3
 
 

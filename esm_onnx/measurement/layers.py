@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import onnx
 
 from esm_onnx.architectures import Architecture, Options, Space
 from esm_onnx.architectures.blocks import FIRST, HEAD, PART, REST, STEM, block_space
+from esm_onnx.export import ExportSettings, export_facts
 from esm_onnx.export.blocks import stretches
+from esm_onnx.measurement.record import SUBJECT, Measurement
+from esm_onnx.measurement.store import Store
+from esm_onnx.measurement.target import Target
 
+HOW = "layer times of whole networks"
+"""Provenance of what `fill_table` adds."""
 WORD = re.compile(r"[\w.]+")
 
 
@@ -67,6 +73,29 @@ def table_of_times(
             entry = Architecture(name, ((Options({PART: part, **options}),),), architecture.network)
             times[entry].append(blocks[block])
     return {entry: median(found) for entry, found in times.items()}
+
+
+def fill_table(
+    store: Store, space: Space, target: Target, measured: Sequence[tuple[Architecture, Mapping[str, float]]], at: float
+) -> int:
+    """Adds to a store the entries of a lookup table that it does not have; gives their number.
+
+    Args:
+        target: of the architectures; the entries are of the same but for the writer.
+        at: the time now, in seconds since 1970.
+    """
+    blocks = block_space(space)
+    written = export_facts(blocks, ExportSettings())
+    facts = {**target.facts, **{name: written[name] for name in ("writer", "writer_settings")}}
+    of_blocks = Target(target.name, facts)
+    known = store.measured(blocks, of_blocks)
+    entries = [
+        Measurement(entry, SUBJECT, (time_ms,), at)
+        for entry, time_ms in table_of_times(space, measured).items()
+        if entry not in known and time_ms > 0  # of a block fused into another nothing is known
+    ]
+    provenance = {"how": HOW, "architectures": len(measured), "at": at}
+    return store.add(blocks, of_blocks, provenance, entries) if entries else 0
 
 
 def _parts(space: Space, architecture: Architecture) -> list[tuple[str, Options, str]]:

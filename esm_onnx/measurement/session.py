@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 
+import onnx
+
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
 from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
 from esm_onnx.measurement.calibration import establish
+from esm_onnx.measurement.layers import times_by_block
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import Quality, judge, level_of
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
@@ -30,6 +33,7 @@ from esm_onnx.measurement.session_report import remarks
 from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.timing import Timing
+from esm_onnx.measurement.turns import in_turn
 from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Worker
 
 WRITTEN_IN = {"tf32": "fp32"}
@@ -147,12 +151,18 @@ class Profiler:
             WorkError: a reference or the calibration subnet cannot be measured.
             Unmeasurable: a quantity that the protocol asks for cannot be measured here.
         """
-        asked = list(dict.fromkeys(architectures))
         with self.store.alone(self.target):
-            known = dict(self.store.measured_how(self.space, self.target, self.protocol.fields))
-            already = [architecture for architecture in asked if architecture in known]
-            self._close_abandoned()
-            qualities = self._sessions(asked, enough)
+            return in_turn([self.steps(architectures, enough=enough)])[0]
+
+    def steps(
+        self, architectures: Iterable[Architecture], *, enough: Callable[[], bool] = lambda: False
+    ) -> Generator[None, None, Outcome]:
+        """What `profile` does, a subject at a time; the caller sees to it that nobody else measures on this device."""
+        asked = list(dict.fromkeys(architectures))
+        known = dict(self.store.measured_how(self.space, self.target, self.protocol.fields))
+        already = [architecture for architecture in asked if architecture in known]
+        self._close_abandoned()
+        qualities = yield from self._sessions(asked, enough)
         measured = self.store.measured(self.space, self.target, self.protocol.fields)
         failures = self._failures(asked)
         return Outcome(
@@ -164,14 +174,16 @@ class Profiler:
             tuple(qualities),
         )
 
-    def _sessions(self, asked: Sequence[Architecture], enough: Callable[[], bool]) -> list[Quality]:
+    def _sessions(
+        self, asked: Sequence[Architecture], enough: Callable[[], bool]
+    ) -> Generator[None, None, list[Quality]]:
         """Sessions until nothing is left to measure, or it is enough."""
         qualities: list[Quality] = []
         rejected = 0
         while (todo := self._todo(asked)) and not enough():
             if self.protocol.paired and self._calibration is None:
                 self._calibrate()
-            quality = self._session(todo, asked, enough)
+            quality = yield from self._session(todo, asked, enough)
             qualities.append(quality)
             rejected = 0 if quality.accepted else rejected + 1
             if rejected == self.protocol.attempts:
@@ -198,7 +210,7 @@ class Profiler:
 
     def _session(
         self, todo: Sequence[Architecture], asked: Sequence[Architecture], enough: Callable[[], bool]
-    ) -> Quality:
+    ) -> Generator[None, None, Quality]:
         """One session over the first of `todo`, continued where it was interrupted, and its verdict."""
         provenance = {"protocol": self.protocol.as_json()}
         session = self.store.unfinished_session(self.space, self.target, provenance)
@@ -221,6 +233,7 @@ class Profiler:
             failed += isinstance(record, Failure)
             done += 1
             self._report(told(done, failed))
+            yield
         self._round(session, told(done, failed), tell=False)
         quality, status = self._close(session, self.protocol)
         left = len(self._todo(asked))
@@ -283,6 +296,27 @@ class Profiler:
                 path.unlink()
             self.store.set_calibration(self.space, self.target, self._calibration)
 
+    def time_layers(self, architecture: Architecture) -> dict[str, float] | Failure:
+        """The time of each of its blocks, of `stem` and of `head` in ms, by the runtime's own layer times (`layers`).
+
+        Nothing is stored.
+
+        Raises:
+            InputError: the runtime tells no layer times, or the writer does not name nodes after blocks.
+        """
+        started_at = self._clock()
+        try:
+            subnet = self._write(architecture, "subnet")
+        except ExportError as error:
+            return Failure(architecture, "export", str(error), started_at)
+        try:
+            reply = self.worker.layers(subnet.path, deadline_s=self.protocol.deadline_s)
+            if isinstance(reply, Lost):
+                return Failure(architecture, reply.kind, reply.message, started_at)
+            return times_by_block(onnx.load(subnet.path, load_external_data=False), reply)
+        finally:
+            subnet.path.unlink(missing_ok=True)
+
     def _write(self, architecture: Architecture, name: str, export: ExportSettings | None = None) -> Subnet:
         name = f"{name}-{self._scratch}.onnx"
         return write_subnet(self.space, architecture, self.folder, export or self.export, name=name)
@@ -323,6 +357,23 @@ class Profiler:
                 raise WorkError(f"the calibration subnet can be timed no more: {reply.message}")
             return Failure(architecture, reply.kind, reply.message, started_at)
         return as_measurement(architecture, role, reply, calibration, started_at, self._clock() - started_at)
+
+
+def profile_together(profilers: Sequence[Profiler], architectures: Iterable[Architecture]) -> list[Outcome]:
+    """Measures the same architectures on several targets, one after the other on each: what disturbs one disturbs all.
+
+    Args:
+        profilers: of one space and one store.
+
+    Raises:
+        What `Profiler.profile` raises: of the first that fails, once the others have ended.
+    """
+    asked = list(architectures)
+    by_device = {profiler.target.facts["device"]: profiler for profiler in profilers}
+    with ExitStack() as held:
+        for profiler in by_device.values():
+            held.enter_context(profiler.store.alone(profiler.target))
+        return in_turn([profiler.steps(asked) for profiler in profilers])
 
 
 def as_measurement(

@@ -141,6 +141,17 @@ class Worker:
             raise Unmeasurable(reply.message)
         return reply if isinstance(reply, Lost) else Timing(**reply["timing"])
 
+    def layers(self, subnet: Path, *, deadline_s: float) -> dict[str, float] | Lost:
+        """The time of each layer of a subnet in ms, by the runtime's names and in the order of execution.
+
+        Raises:
+            Unmeasurable: the runtime tells no layer times.
+        """
+        reply = self._ask({"subnet": str(subnet), "layers": True}, deadline_s)
+        if isinstance(reply, Lost) and reply.kind == UNMEASURABLE:
+            raise Unmeasurable(reply.message)
+        return reply if isinstance(reply, Lost) else dict(reply["layers"])
+
     def _ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:
         """The reply to a job. A process that failed is ended: device, memory or threads may be in disorder."""
         if self._process is not None and self._process.poll() is not None:
