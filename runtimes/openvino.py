@@ -39,12 +39,13 @@ class OpenVino(Runtime):
 
     fp32 is fp32: left to itself the CPU plug-in computes in bf16 where the processor can. fp16 is computed in fp16 on
     a processor that can (AVX-512 FP16, Arm), elsewhere in fp32 from the weights of the fp16 file; the fact
-    `arithmetic` tells which. The calling thread is not bound to a core, as OpenVINO would: on a machine that others use
-    too, that core may be taken while another is free, and no other runtime here binds its threads.
+    `arithmetic` tells which; in int8 it is that of what stands between the quantised operators. The calling thread is
+    not bound to a core, as OpenVINO would: on a machine that others use too, that core may be taken while another is
+    free, and no other runtime here binds its threads.
     """
 
     name = "openvino"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
 
     def __init__(self, settings: RuntimeSettings) -> None:
         super().__init__(settings)

@@ -13,10 +13,11 @@ from onnx import TensorProto, helper
 
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.errors import InputError
-from esm_onnx.export import write_subnet
+from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement import runtime as runtime_module
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime, list_runtimes
-from esm_onnx.measurement.timing import Instruments, time_runs
+from esm_onnx.measurement.timing import Instruments, Timing, time_runs
+from esm_onnx.measurement.worker import Worker
 from esm_onnx.testing import RuntimeSuite
 
 
@@ -25,6 +26,25 @@ class TestEveryRuntime(RuntimeSuite):
     @pytest.fixture(autouse=True)
     def choose(self, runtime_name: str) -> None:
         self.runtime_name = runtime_name
+
+
+PRECISIONS = [
+    (entry.names[0], precision)
+    for entry in list_runtimes()
+    if entry.problem is None
+    for precision in find_runtime(entry.names[0]).precisions
+]
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
+def test_every_precision_of_every_runtime_is_timed_and_close_to_fp32(
+    name: str, precision: str, tiny: Space, eight: list[Architecture], tmp_path: Path
+) -> None:
+    export = ExportSettings(precision="fp32" if precision == "tf32" else precision)
+    subnet, fp32 = write_subnet(tiny, eight[1], tmp_path, export), write_subnet(tiny, eight[1], tmp_path)
+    with Worker(name, RuntimeSettings(precision=precision, folder=str(tmp_path))) as worker:
+        timing = worker.time(subnet.path, runs=5, warmup=1, deadline_s=300, fp32=fp32.path)
+    assert isinstance(timing, Timing), timing
 
 
 def test_ours_are_listed_with_their_aliases() -> None:
