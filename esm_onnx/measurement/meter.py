@@ -9,6 +9,7 @@ from statistics import median
 
 from esm_onnx.measurement.energy import energy_per_inference_mj
 from esm_onnx.measurement.memory import peak_memory_bytes
+from esm_onnx.measurement.nvml import find_gpu
 from esm_onnx.measurement.quantities import COPY, ENERGY, MEMORY, Unmeasurable, find_quantity
 from esm_onnx.measurement.runtime import Inference, Runtime
 from esm_onnx.measurement.target import Fact
@@ -17,7 +18,7 @@ COPIES = 20
 
 
 class Meter:
-    """Measures what is asked for, and the copies where a runtime does them apart.
+    """Measures what is asked for, the copies where a runtime does them apart, and the state of a GPU.
 
     Args:
         asked: names of `QUANTITIES`; latency is none of its business.
@@ -44,7 +45,8 @@ class Meter:
         Raises:
             Unmeasurable: the energy counter stands still.
         """
-        found: dict[str, float] = {}
+        gpu = find_gpu(self._runtime.gpu_index)
+        found = {} if gpu is None else gpu.state()
         if isinstance(infer, Inference) and infer.copy is not None:
             found[COPY] = copy_ms(infer.copy, self._clock)
         if self._counter is not None:

@@ -1,11 +1,16 @@
-"""What an NVIDIA GPU says of its own clock and energy, through NVML, the library that comes with its driver."""
+"""What an NVIDIA GPU says of its own clock, energy and state, through NVML, the library that comes with its driver."""
 
 from __future__ import annotations
 
 import ctypes
+from typing import Any
+
+from esm_onnx.measurement.quantities import GPU_STATE
 
 LIBRARY = "libnvidia-ml.so.1"
 SM_CLOCK = 1
+UNKNOWN_STATE = 32
+INSUFFICIENT_SIZE = 7
 SLOWED_BY_HARDWARE, HEAT_BY_SOFTWARE, HEAT_BY_HARDWARE, POWER_BRAKE = 0x08, 0x20, 0x40, 0x80
 THROTTLING = SLOWED_BY_HARDWARE | HEAT_BY_SOFTWARE | HEAT_BY_HARDWARE | POWER_BRAKE
 """The clock reasons (nvml.h, nvmlClocksThrottleReason*) by which a GPU protects itself. Its power cap (0x04) is none of
@@ -30,21 +35,39 @@ class Gpu:
 
     def is_throttled(self) -> bool:
         """Whether it protects itself now; False where it does not tell."""
-        reasons = ctypes.c_ulonglong()
-        told = self._call("nvmlDeviceGetCurrentClocksThrottleReasons", self._handle, ctypes.byref(reasons)) == 0
-        return told and bool(reasons.value & THROTTLING)
+        return bool((self.throttle_reasons() or 0) & THROTTLING)
+
+    def throttle_reasons(self) -> int | None:
+        """The bits of nvmlClocksThrottleReason* that hold now; None where it does not tell."""
+        return self._number("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong())
 
     def clock_mhz(self) -> int | None:
         """The clock of its multiprocessors now, in MHz; None where it does not tell."""
-        clock = ctypes.c_uint()
-        told = self._call("nvmlDeviceGetClockInfo", self._handle, ctypes.c_int(SM_CLOCK), ctypes.byref(clock)) == 0
-        return clock.value if told else None
+        return self._number("nvmlDeviceGetClockInfo", ctypes.c_uint(), ctypes.c_int(SM_CLOCK))
 
     def energy_mj(self) -> int | None:
         """Energy of the whole board since its driver was loaded, in mJ; None where it does not tell."""
-        energy = ctypes.c_ulonglong()
-        told = self._call("nvmlDeviceGetTotalEnergyConsumption", self._handle, ctypes.byref(energy)) == 0
-        return energy.value if told else None
+        return self._number("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong())
+
+    def power_state(self) -> int | None:
+        """Its performance state now, from 0, the fastest, to 15; None where it does not tell."""
+        state = self._number("nvmlDeviceGetPerformanceState", ctypes.c_int())
+        return state if state != UNKNOWN_STATE else None
+
+    def processes(self) -> int | None:
+        """Number of processes that compute on it now, this one among them; None where it does not tell."""
+        count = ctypes.c_uint(0)
+        status = self._call("nvmlDeviceGetComputeRunningProcesses_v3", self._handle, ctypes.byref(count), None)
+        return count.value if status in (0, INSUFFICIENT_SIZE) else None  # the number is told though there is no room
+
+    def state(self) -> dict[str, float]:
+        """What it tells of itself now, by the names of `GPU_STATE`."""
+        told = (self.clock_mhz(), self.power_state(), self.throttle_reasons(), self.processes())
+        return {name: float(value) for name, value in zip(GPU_STATE, told, strict=True) if value is not None}
+
+    def _number(self, name: str, number: Any, *arguments: object) -> int | None:
+        status = self._call(name, self._handle, *arguments, ctypes.byref(number))
+        return int(number.value) if status == 0 else None
 
     def _call(self, name: str, *arguments: object) -> int:
         try:

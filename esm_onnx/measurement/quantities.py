@@ -47,7 +47,11 @@ QUANTITIES = MappingProxyType({quantity.name: quantity for quantity in (LATENCY,
 """By the name that they are asked for with."""
 COPY = "copy_ms"
 """Copies of inputs to a device and of outputs back: measured where a runtime does them apart, and never predicted."""
-BESIDE = (COPY, ENERGY.field, MEMORY.field)
+GPU_STATE = ("gpu_clock_mhz", "gpu_power_state", "gpu_throttle_reasons", "gpu_processes")
+"""What NVML says of a GPU right after the runs (`nvml.Gpu.state`)."""
+SPENT = (COPY, ENERGY.field, MEMORY.field)
+"""What inference takes beside time."""
+BESIDE = (*SPENT, *GPU_STATE)
 """What a measurement may hold beside its latency."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from esm_onnx.architectures import Space
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import noise_floor
-from esm_onnx.measurement.quantities import BESIDE
+from esm_onnx.measurement.quantities import SPENT
 from esm_onnx.measurement.record import REFERENCE, Measurement
 from esm_onnx.measurement.store import ACCEPTED, Store
 from esm_onnx.measurement.target import Target
@@ -135,7 +135,7 @@ def _report(
 
 
 def _noise_floors(records: Sequence[Measurement]) -> Iterator[tuple[str, float]]:
-    for quantity in BESIDE:
+    for quantity in SPENT:
         floor = noise_floor(filter(None, (record.of(quantity) for record in records)))
         if floor is not None:
             yield quantity, floor

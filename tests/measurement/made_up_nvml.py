@@ -39,11 +39,23 @@ int nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t handle, unsigned long long 
     *energy = number("FOLDER/energy"); /* mJ */
     return *energy ? 0 : 3;
 }
+int nvmlDeviceGetPerformanceState(nvmlDevice_t handle, int *state) {
+    if (handle != &device) return 2;
+    *state = (int)number("FOLDER/state"); /* NVML_PSTATE_0 is 0, NVML_PSTATE_UNKNOWN 32 */
+    return 0;
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t handle, unsigned int *count, void *infos) {
+    unsigned int there = (unsigned int)number("FOLDER/processes");
+    if (handle != &device) return 2;
+    if (*count < there) { *count = there; return 7; } /* NVML_ERROR_INSUFFICIENT_SIZE */
+    *count = there;
+    return infos || !there ? 0 : 2;
+}
 """
 
 
 def make_nvml(folder: Path) -> str:
-    """The library, which reads what it tells from the files reasons, clock and energy of a folder, in hexadecimal."""
+    """The library. What it tells is in files of the folder, in hexadecimal: reasons, clock, energy, state, processes."""
     if shutil.which("gcc") is None:
         pytest.skip("no C compiler to make a library with")
     (folder / "nvml.c").write_text(SOURCE.replace("FOLDER", str(folder)))
@@ -52,4 +64,6 @@ def make_nvml(folder: Path) -> str:
     (folder / "reasons").write_text("0")
     (folder / "clock").write_text("7bc")
     (folder / "energy").write_text("0")
+    (folder / "state").write_text("2")
+    (folder / "processes").write_text("1")
     return str(made)

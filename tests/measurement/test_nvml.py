@@ -41,6 +41,17 @@ def test_its_energy_is_read_where_it_tells_it(library: str, tmp_path: Path) -> N
     assert gpu.energy_mj() == 5_000_000_000_000
 
 
+def test_its_state_is_told_as_far_as_it_is_known(library: str, tmp_path: Path) -> None:
+    gpu = Gpu(0, library)
+    told = {"gpu_clock_mhz": 1980.0, "gpu_power_state": 2.0, "gpu_throttle_reasons": 0.0, "gpu_processes": 1.0}
+    assert gpu.state() == told
+    (tmp_path / "state").write_text("20")
+    (tmp_path / "clock").write_text("0")
+    (tmp_path / "processes").write_text("0")
+    (tmp_path / "reasons").write_text("44")
+    assert gpu.state() == {"gpu_throttle_reasons": 68.0, "gpu_processes": 0.0}
+
+
 def test_a_gpu_or_library_that_is_not_there_is_told(library: str) -> None:
     with pytest.raises(OSError, match="status 6"):
         Gpu(2, library)
