@@ -55,7 +55,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t handle, unsigned int *c
 
 
 def make_nvml(folder: Path) -> str:
-    """The library. What it tells is in files of the folder, in hexadecimal: reasons, clock, energy, state, processes."""
+    """The library. What it tells is in files of the folder, as hexadecimal numbers."""
     if shutil.which("gcc") is None:
         pytest.skip("no C compiler to make a library with")
     (folder / "nvml.c").write_text(SOURCE.replace("FOLDER", str(folder)))
