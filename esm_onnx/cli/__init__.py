@@ -13,6 +13,7 @@ import click
 
 from esm_onnx import __version__
 from esm_onnx.cli.building import build
+from esm_onnx.cli.checking import check
 from esm_onnx.cli.choosing import genome, sample, spaces
 from esm_onnx.cli.comparing import compare
 from esm_onnx.cli.data import data
@@ -46,6 +47,7 @@ for command in (
     train,
     evaluate,
     predict,
+    check,
     compare,
     build,
 ):

@@ -54,6 +54,10 @@ training_options = together(
 
 target_option = click.option("--target", help="Name of the target, or the beginning of its digest.")
 
+verify_option = click.option(
+    "--verify/--no-verify", default=True, help="Make sure that the predictor is as it was written."
+)
+
 
 @click.command()
 @store_option()
@@ -104,6 +108,7 @@ def train(
 @target_option
 @click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]")
 @click.option("--threshold", type=SHARE, help="Exit with 3 when a bin is below this accuracy.")
+@verify_option
 @json_option()
 def evaluate(
     predictor: Path,
@@ -112,12 +117,13 @@ def evaluate(
     target: str | None,
     bins: int | None,
     threshold: float | None,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Compare a predictor with the measurements of a store, less those that it was trained on."""
     from esm_onnx.prediction.evaluation import evaluate as compare
 
-    loaded = LoadedPredictor.open(predictor)
+    loaded = LoadedPredictor.open(predictor, verify=verify)
     with Store(store_path, create=False) as store:
         content = _what_it_is_for(store, loaded, space, target)
         loaded.check_space(content.space)
@@ -153,9 +159,10 @@ def evaluate(
 @click.argument("architectures", type=FILE)
 @click.option("--space", type=SPACE, help="Make sure that the predictor is for this space.")
 @click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
-def predict(predictor: Path, architectures: Path, space: Space | None, out: Path | None) -> None:
+@verify_option
+def predict(predictor: Path, architectures: Path, space: Space | None, out: Path | None, verify: bool) -> None:
     """Predict the latency, or what the predictor is for, of each architecture as JSON Lines (`-`: standard input)."""
-    loaded = LoadedPredictor.open(predictor)
+    loaded = LoadedPredictor.open(predictor, verify=verify)
     if space is not None:
         loaded.check_space(space)
     chosen = read_architectures(architectures, loaded.space)

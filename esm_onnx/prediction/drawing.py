@@ -6,45 +6,53 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 
 from esm_onnx.architectures import Space, genome_length
+from esm_onnx.prediction.counting import Counted, Floors, diagonal, draw_floors
 from esm_onnx.prediction.encoding import Moments, Parts, Products, Step, combination_strides
 from esm_onnx.prediction.encodings import find_encoding
-from esm_onnx.prediction.surrogate import Nodes
+from esm_onnx.prediction.surrogate import GREATEST_WHOLE, Nodes
 
 
 def draw_encoding(graph: Nodes, space: Space, name: str, row: str) -> str:
-    """Nodes from genomes [batch, length] to encoded vectors [batch, columns], both in the graph's floats.
+    """Nodes from genomes as float32 [batch, length] to encoded vectors [batch, columns] in the graph's floats.
 
-    Each slot's options become the number of their combination by one product with the strides; an absent block gets a
-    negative number, so it equals none of them. Comparing gives zeros and ones, and one product with the encoding's
-    table gives the sums.
+    Slots in which each combination adds the same are counted together, and the network's features like slots of their
+    own; the counts times what each adds are the sums.
     """
-    table, strides = find_encoding(name).table(space), combination_strides(space)
-    head, slots, combinations = len(space.network), sum(space.slots), len(space.combinations)
-    codes = np.zeros((genome_length(space), slots))
-    for slot in range(slots):
-        codes[head + slot * len(strides) : head + (slot + 1) * len(strides), slot] = strides
-    code = graph.add("MatMul", "slot.code", row, graph.floats("slot.strides", codes))
-    code = graph.add("Unsqueeze", "slot.column", code, graph.constant("slot.axis", np.array([2])))
-    held = graph.add("Equal", "slot.held", code, graph.floats("slot.combinations", np.arange(combinations)))
-    held = graph.add("Cast", "slot.indicator", held, to=graph.kind)
-    held = graph.add("Reshape", "slot.row", held, graph.constant("slot.shape", np.array([-1, slots * combinations])))
-    sums = graph.add("MatMul", "encoded.blocks", held, graph.floats("encoded.table", table.blocks))
-    if head:
-        sums = graph.add("Add", "encoded.sum", sums, _draw_network(graph, space, table.network, row))
-    return _draw_step(graph, "encoded", sums, table.step)
+    table = find_encoding(name).table(space)
+    combinations = len(space.combinations)
+    numbers = np.zeros((genome_length(space), sum(space.slots)))
+    head, strides = len(space.network), combination_strides(space)
+    for slot in range(numbers.shape[1]):
+        numbers[head + slot * len(strides) : head + (slot + 1) * len(strides), slot] = strides
+    by_slot = table.blocks.reshape(numbers.shape[1], combinations, -1)
+    alike = _alike(by_slot)
+    counted = [Counted(np.eye(len(numbers))[:, [i]], len(feature.options)) for i, feature in enumerate(space.network)]
+    counted += [Counted(numbers[:, slots], combinations) for slots in alike]
+    adds = np.vstack([table.network, *(by_slot[slots[0]] for slots in alike)])
+    return _draw_step(graph, "encoded", _draw_sums(graph, draw_floors(graph.singles, counted, row), adds), table.step)
 
 
-def _draw_network(graph: Nodes, space: Space, table: NDArray[np.float64], row: str) -> str:
-    """What the options of the network add: each compared with its indices, then one product."""
-    options = [(i, index) for i, feature in enumerate(space.network) for index in range(len(feature.options))]
-    columns = graph.constant("network.columns", np.array([i for i, _ in options]))
-    spread = graph.add("Gather", "network.spread", row, columns, axis=1)
-    held = graph.add("Equal", "network.held", spread, graph.floats("network.options", [index for _, index in options]))
-    held = graph.add("Cast", "network.indicator", held, to=graph.kind)
-    return graph.add("MatMul", "encoded.network", held, graph.floats("network.table", table))
+def _alike(by_slot: NDArray[np.float64]) -> list[list[int]]:
+    """The slots in which each combination adds the same."""
+    groups: dict[bytes, list[int]] = {}
+    for slot, adds in enumerate(by_slot):
+        groups.setdefault(adds.tobytes(), []).append(slot)
+    return list(groups.values())
+
+
+def _draw_sums(graph: Nodes, floors: Floors, adds: NDArray[np.float64]) -> str:
+    """Counts [batch, n] times `adds` [n, width]: at once where float32 does both exactly, and that is less work."""
+    both = floors.digits @ adds
+    exact = (both == np.rint(both)).all() and (floors.greatest @ np.abs(both)).max() < GREATEST_WHOLE
+    whole = exact and adds.shape[1] < len(adds)
+    weights = graph.singles.floats("counts.digits", both if whole else floors.digits)
+    counts = graph.add("MatMul", "counts", floors.name, weights)
+    if graph.kind != TensorProto.FLOAT:
+        counts = graph.add("Cast", "counts.double", counts, to=graph.kind)
+    return counts if whole else graph.linear("encoded.sums", counts, adds)
 
 
 def _draw_step(graph: Nodes, name: str, sums: str, step: Step | None) -> str:
@@ -58,25 +66,67 @@ def _draw_step(graph: Nodes, name: str, sums: str, step: Step | None) -> str:
 
 
 def _draw_parts(graph: Nodes, name: str, sums: str, step: Parts) -> str:
-    names = [f"{name}.part{i}" for i in range(len(step.parts))]
-    sizes = graph.constant(f"{name}.sizes", np.array([width for width, _ in step.parts]))
-    graph.nodes.append(helper.make_node("Split", [sums, sizes], names, axis=1))
-    drawn = [_draw_step(graph, part, part, inner) for part, (_, inner) in zip(names, step.parts, strict=True)]
-    return graph.add("Concat", f"{name}.columns", *drawn, axis=1)
+    if not any(inner for _, inner in step.parts):
+        return sums
+    drawn, start = {}, 0
+    for i, (width, inner) in enumerate(step.parts):
+        part = _draw_part(graph, f"{name}.part{i}", sums, range(start, start + width))
+        drawn[_draw_step(graph, part, part, inner)] = _width(inner, width)
+        start += width
+    return graph.join(f"{name}.columns", drawn)
+
+
+def _draw_part(graph: Nodes, name: str, sums: str, places: range) -> str:
+    """Neighbouring columns, made on their own where that is possible: the others may not be needed."""
+    if sums in graph.maps:
+        made = graph.maps[sums]
+        return graph.linear(name, made.source, made.weights[:, places.start : places.stop])
+    return graph.part(name, sums, places)
+
+
+def _width(step: Step | None, width: int) -> int:
+    """Columns that a step makes of so many sums."""
+    if isinstance(step, Parts):
+        return sum(_width(inner, part) for part, inner in step.parts)
+    if isinstance(step, Products):
+        return step.keep + (len(step.left) if step.weights is None else step.weights.shape[1])
+    return step.head + 2 * len(step.depth_of) if isinstance(step, Moments) else width
 
 
 def _draw_products(graph: Nodes, name: str, sums: str, step: Products) -> str:
-    """Products of neighbouring columns at once: slices copy whole stretches, a gather goes place by place."""
-    parts = []
-    for i, (left, right) in enumerate(_runs(step.left, step.right)):
-        sides = [_slice(graph, f"{name}.left{i}", sums, left), _slice(graph, f"{name}.right{i}", sums, right)]
-        parts.append(graph.add("Mul", f"{name}.products{i}", *sides))
-    kept = [_slice(graph, f"{name}.kept", sums, range(step.keep))] if step.keep else []
-    if step.weights is None:
-        return graph.add("Concat", f"{name}.joined", *kept, *parts, axis=1)
-    products = graph.add("Concat", f"{name}.products", *parts, axis=1)
-    columns = graph.add("MatMul", f"{name}.combined", products, graph.floats(f"{name}.weights", step.weights))
-    return graph.add("Concat", f"{name}.joined", *kept, columns, axis=1) if kept else columns
+    """The products of stretches of neighbouring sums, and what is kept, times what makes them columns."""
+    made = graph.maps.get(sums)
+    pieces = [
+        _draw_product(graph, f"{name}.{i}", sums, *sorted(sides, key=len))
+        for i, sides in enumerate(_runs(step.left, step.right))
+    ]
+    across = diagonal([weights for _, weights in pieces])
+    if step.weights is not None:
+        across = across @ step.weights
+    tensors = [tensor for tensor, _ in pieces]
+    if step.keep and made and len(made.weights) <= step.keep:
+        tensors, across = [made.source, *tensors], diagonal([made.weights[:, : step.keep], across])
+    elif step.keep:
+        kept = graph.part(f"{name}.kept", sums, range(step.keep))
+        tensors, across = [kept, *tensors], diagonal([np.eye(step.keep), across])
+    beside = graph.add("Concat", f"{name}.products", *tensors, axis=1) if len(tensors) > 1 else tensors[0]
+    return graph.linear(f"{name}.joined", beside, across)
+
+
+def _draw_product(graph: Nodes, name: str, sums: str, few: range, many: range) -> tuple[str, NDArray[np.float64]]:
+    """Products of sums: a tensor, and the weights that make them from it.
+
+    One sum times many is the product with the counts that the many follow from, where these are fewer.
+    """
+    made = graph.maps.get(sums)
+    rows = np.flatnonzero(made.weights[:, many.start : many.stop].any(axis=1)) if made else np.empty(0, np.int64)
+    if made and len(few) == 1 and len(rows) and np.ptp(rows) < len(many):
+        counts = range(int(rows[0]), int(rows[-1]) + 1)
+        one = graph.linear(f"{name}.one", made.source, made.weights[:, few.start : few.stop])
+        product = graph.add("Mul", name, one, graph.part(f"{name}.counts", made.source, counts))
+        return product, made.weights[counts.start : counts.stop, many.start : many.stop]
+    sides = graph.part(f"{name}.few", sums, few), graph.part(f"{name}.many", sums, many)
+    return graph.add("Mul", name, *sides), np.eye(len(many))
 
 
 def _runs(left: Sequence[int], right: Sequence[int]) -> list[tuple[range, range]]:
@@ -92,14 +142,6 @@ def _runs(left: Sequence[int], right: Sequence[int]) -> list[tuple[range, range]
         runs.append((range(left[start], left[end - 1] + 1), range(right[start], right[end - 1] + 1)))
         start = end
     return runs
-
-
-def _slice(graph: Nodes, name: str, sums: str, places: range) -> str:
-    """Neighbouring columns."""
-    bounds = [
-        graph.constant(f"{name}.{end}", np.array([at])) for end, at in (("from", places.start), ("to", places.stop))
-    ]
-    return graph.add("Slice", name, sums, *bounds, graph.constant(f"{name}.axis", np.array([1])))
 
 
 def _draw_moments(graph: Nodes, name: str, sums: str, moments: Moments) -> str:

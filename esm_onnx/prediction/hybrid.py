@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
 
 from esm_onnx.prediction.linear import Linear, fit_nonnegative, fit_ridge, mixed
 from esm_onnx.prediction.surrogate import Examples, Fitted, Matrix, Nodes, Regressor, Vector
@@ -80,14 +79,12 @@ class Hybrid:
         """The same in ONNX nodes."""
         head, rest = x, x
         if self.split is not None:
-            head, rest = "hybrid.head", "hybrid.rest"
-            sizes = graph.constant("hybrid.sizes", np.array([self.split, self.columns - self.split]))
-            graph.nodes.append(helper.make_node("Split", [x, sizes], [head, rest], axis=1))
+            head = graph.part("hybrid.head", x, range(self.split))
+            rest = graph.part("hybrid.rest", x, range(self.split, self.columns))
         least = graph.floats("hybrid.least", self.least_ms)
-        latency = graph.add("Max", "hybrid.cost", self.cost.draw(graph, head), least)
-        one = graph.floats("hybrid.one", 1.0)
+        latency = graph.add("Clip", "hybrid.cost", self.cost.draw(graph, head), least)
         for i, correction in enumerate(self.corrections, 2):
-            factor = graph.add("Add", f"hybrid.factor{i}", correction.draw(graph, rest), one)
+            factor = graph.linear(f"hybrid.factor{i}", correction.draw(graph, rest), [[1.0]], [1.0])
             latency = graph.add("Mul", f"hybrid.stage{i}", latency, factor)
         return latency
 
@@ -106,8 +103,9 @@ class Mean:
         return scaled
 
     def draw(self, graph: Nodes, x: str) -> str:
-        mean = graph.add("Mean", f"{self.name}.parts", *(part.draw(graph, x) for part in self.parts))
-        return graph.add("Mul", f"{self.name}.scaled", mean, graph.floats(f"{self.name}.factor", self.factor))
+        share = [[self.factor / len(self.parts)]]
+        scaled = [graph.linear(f"{self.name}.{part.name}", part.draw(graph, x), share) for part in self.parts]
+        return graph.add("Sum", self.name, *scaled) if len(scaled) > 1 else scaled[0]
 
 
 def fit_hybrid(examples: Examples, folds: Folds) -> Fitted:

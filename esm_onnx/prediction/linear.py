@@ -36,10 +36,9 @@ class Linear:
 
     def draw(self, graph: Nodes, x: str) -> str:
         """The same in ONNX nodes: [batch, 1]."""
-        centred = graph.add("Sub", f"{self.name}.centred", x, graph.constant(f"{self.name}.mean", self.mean))
-        weights = graph.constant(f"{self.name}.weights", self.weights[:, None])
-        sums = graph.add("MatMul", f"{self.name}.sums", centred, weights)
-        return graph.add("Add", f"{self.name}.value", sums, graph.floats(f"{self.name}.bias", self.bias))
+        weights = self.weights.astype(np.float64)
+        bias = float(self.bias) - float(self.mean.astype(np.float64) @ weights)
+        return graph.linear(f"{self.name}.value", x, weights[:, None], [bias])
 
 
 def fit_ridge(

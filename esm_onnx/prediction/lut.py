@@ -43,17 +43,13 @@ class Lut:
 
     def draw(self, graph: Nodes, x: str) -> str:
         """The same in ONNX nodes: [batch, 1]."""
-        name, rows = self.name, graph.floats(f"{self.name}.entries", self.entries)
-        if self.options:
-            columns = np.arange(self.options + self.entries.shape[1])
-            chosen = graph.constant(f"{name}.chosen.columns", columns[: self.options])
-            counts = graph.constant(f"{name}.counts.columns", columns[self.options :])
-            rows = graph.add("MatMul", f"{name}.rows", graph.add("Gather", f"{name}.chosen", x, chosen, axis=1), rows)
-            x = graph.add("Gather", f"{name}.counts", x, counts, axis=1)
-        terms = graph.add("Mul", f"{name}.terms", x, rows)
-        total = graph.add("ReduceSum", f"{name}.sum", terms, graph.constant(f"{name}.axis", np.array([1])), keepdims=1)
-        scaled = graph.add("Mul", f"{name}.scaled", total, graph.floats(f"{name}.factor", self.factor))
-        return graph.add("Add", f"{name}.value", scaled, graph.floats(f"{name}.bias", self.bias))
+        name = self.name
+        if not self.options:
+            return graph.linear(f"{name}.value", x, self.factor * self.entries.astype(np.float64).T, [self.bias])
+        chosen = graph.part(f"{name}.chosen", x, range(self.options))
+        counts = graph.part(f"{name}.counts", x, range(self.options, self.options + self.entries.shape[1]))
+        terms = graph.add("Mul", f"{name}.terms", counts, graph.linear(f"{name}.rows", chosen, self.entries))
+        return graph.linear(f"{name}.value", terms, np.full((self.entries.shape[1], 1), self.factor), [self.bias])
 
 
 def fit_lut(examples: Examples, lookup: Lookup | str) -> Lut:

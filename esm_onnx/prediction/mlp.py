@@ -25,6 +25,9 @@ except ImportError as error:
 LEAST_SPREAD = 1e-6
 """A column that varies by less, as a share of its values, is constant: float32 keeps no more digits."""
 
+MOST_MEAN = 100.0
+"""A column whose mean is more times its scale loses digits if it is not centred first."""
+
 DUST = 1e-12
 """Weights below are taken for 0: inputs are standardised, so they change nothing."""
 
@@ -76,16 +79,21 @@ class Mlp:
         return result
 
     def draw(self, graph: Nodes, x: str) -> str:
-        """The same in ONNX nodes."""
-        x = graph.add("Sub", f"{self.name}.centred", x, graph.constant(f"{self.name}.mean", self.mean))
-        x = graph.add("Div", f"{self.name}.scaled", x, graph.constant(f"{self.name}.scale", self.scale))
-        for i, (weight, bias) in enumerate(self.layers, 1):
-            constants = graph.constant(f"{self.name}.weight{i}", weight), graph.constant(f"{self.name}.bias{i}", bias)
-            x = graph.add("Gemm", f"{self.name}.layer{i}", x, *constants, transB=1)
-            if i < len(self.layers):
+        """The same in ONNX nodes; the first and the last layer take the scales in."""
+        mean, scale = self.mean.astype(np.float64), self.scale.astype(np.float64)
+        if (np.abs(mean) > MOST_MEAN * scale).any():
+            x = graph.add("Sub", f"{self.name}.centred", x, graph.floats(f"{self.name}.mean", mean))
+            mean = np.zeros_like(mean)
+        layers = [(weight.T.astype(np.float64), bias.astype(np.float64)) for weight, bias in self.layers]
+        weight, bias = layers[0]
+        layers[0] = weight / scale[:, None], bias - (mean / scale) @ weight
+        weight, bias = layers[-1]
+        layers[-1] = weight * self.target_scale, bias * self.target_scale + self.target_mean
+        for i, (weight, bias) in enumerate(layers, 1):
+            x = graph.linear(f"{self.name}.layer{i}", x, weight, bias)
+            if i < len(layers):
                 x = graph.add("Relu", f"{self.name}.relu{i}", x)
-        x = graph.add("Mul", f"{self.name}.unscaled", x, graph.floats(f"{self.name}.target_scale", self.target_scale))
-        return graph.add("Add", f"{self.name}.latency", x, graph.floats(f"{self.name}.target_mean", self.target_mean))
+        return x
 
 
 def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:

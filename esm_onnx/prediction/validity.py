@@ -1,90 +1,120 @@
-"""Whether a row of integers is a genome of the space, decided inside the graph.
+"""Whether a row of integers is a genome of the space, and how many blocks it has, decided inside the graph.
 
-A row is valid when nothing of this is wrong:
-    range       each place lies between its least and greatest value; the least is 0, not −1, in the network's options
-                and in as many blocks of a unit as its least depth
+A row is valid when nothing of this is wrong, and each fault makes a whole number above 0 of its own:
+    range       each place lies between its least and greatest value: Σ (distance to the nearest allowed value)²
     presence    in one slot either all features are present or none; no block after an absent one; and no depth between
-                two allowed ones: presence of blocks that may only come together agrees
-    agreement   blocks of one unit have the same options of the unit's features
+                two allowed ones, or below the least: see `_presence`
+    agreement   blocks of one unit have the same options of the unit's features: Σ (difference of neighbours)²
 """
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from esm_onnx.architectures import Space, genome_length
-from esm_onnx.prediction.surrogate import Nodes
+from esm_onnx.errors import InputError
+from esm_onnx.prediction.surrogate import GREATEST_WHOLE, Nodes
 
 
-def draw_validity(graph: Nodes, space: Space, row: str) -> str:
-    """Nodes from genomes as float32 [batch, length] to bool [batch, 1]."""
-    least, greatest = _ranges(space)
-    high = graph.add("Min", "valid.high", row, graph.floats("valid.greatest", greatest))
-    inside = graph.add("Max", "valid.inside", high, graph.floats("valid.least", least))
-    wrong = [graph.add("Abs", "valid.beyond", graph.add("Sub", "valid.distance", row, inside))]
-    zero = graph.floats("valid.zero", 0.0)
-    present = graph.add("GreaterOrEqual", "valid.present", row, zero)
-    present = graph.add("Cast", "valid.presence", present, to=TensorProto.FLOAT)
-    rules = _presence_rules(space)
-    if rules.size:
-        broken = graph.add("MatMul", "valid.rules", present, graph.floats("valid.presence_rules", rules))
-        wrong.append(graph.add("Relu", "valid.broken", broken))
+def draw_depth(graph: Nodes, space: Space, row: str) -> str:
+    """Nodes from genomes as float32 [batch, length] to the number of blocks, float32 [batch, 1]; 0 if invalid.
+
+    Raises:
+        InputError: the space allows so many blocks that float32 could not tell.
+    """
+    inside = _draw_inside(graph, space, row)
+    outside = graph.add("Sub", "valid.distance", row, inside)
+    wrong = graph.add("ReduceSumSquare", "valid.range", outside, axes=[1], keepdims=1)
+    # 1 where a place holds an option, 0 where it holds −1
+    present = graph.add("HardSigmoid", "valid.present", row, alpha=1.0, beta=1.0)
     if space.unit and max(space.slots) > 1:
-        wrong.append(_draw_agreement(graph, space, row, present))
-    everything = graph.add("Concat", "valid.everything", *wrong, axis=1)
-    worst = graph.add("ReduceMax", "valid.worst", everything, axes=[1], keepdims=1)
-    return graph.add("Equal", "valid.row", worst, zero)
+        wrong = _draw_agreement(graph, space, inside, present, wrong)
+    rules = _presence(space)
+    most = float(sum(space.slots) + 1)  # any fault takes more than all blocks together
+    if most * (np.abs(rules.costs).sum() + rules.signs[-1]) >= GREATEST_WHOLE:
+        raise InputError(f"space {space.name!r} has too many blocks to be checked in float32: allow fewer in a unit")
+    first = np.zeros(genome_length(space))
+    first[len(space.network) :: len(space.features)] = 1
+    costs = graph.floats("valid.cost", (first - most * rules.costs)[:, None])
+    depth = graph.add("Gemm", "valid.costs", present, costs, wrong, beta=-most)
+    steps = graph.linear("valid.steps", present, rules.steps, rules.start)
+    squares = graph.add("Mul", "valid.squares", steps, steps)
+    depth = graph.add("Gemm", "depth.signed", squares, graph.floats("valid.signs", -most * rules.signs[:, None]), depth)
+    return graph.add("Relu", "depth", depth)
 
 
-def _ranges(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least and greatest value of each place."""
-    least = [0.0] * len(space.network)
-    greatest = [len(feature.options) - 1.0 for feature in space.network]
+def _draw_inside(graph: Nodes, space: Space, row: str) -> str:
+    """The nearest numbers within the ranges, where −1 is an absent block."""
+    slots = sum(space.slots)
+    greatest = [len(f.options) - 1.0 for f in (*space.network, *space.features * slots)]
+    least = [0.0] * len(space.network) + [-1.0] * (len(greatest) - len(space.network))
+    if len(set(least)) == len(set(greatest)) == 1:
+        bounds = graph.floats("valid.least", least[0]), graph.floats("valid.greatest", greatest[0])
+        return graph.add("Clip", "valid.inside", row, *bounds)
+    high = graph.add("Min", "valid.high", row, graph.floats("valid.greatest", greatest))
+    return graph.add("Max", "valid.inside", high, graph.floats("valid.least", least))
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What the presence b of each place (0 or 1) must fulfil: b · costs + (b · steps + start)² · signs = 0.
+
+    Attributes:
+        costs: [genome length].
+        steps: [genome length, n].
+        start, signs: [n].
+    """
+
+    costs: NDArray[np.float64]
+    steps: NDArray[np.float64]
+    start: NDArray[np.float64]
+    signs: NDArray[np.float64]
+
+
+def _presence(space: Space) -> _Rules:
+    """One sum of squares that is 0 exactly where each unit's blocks are present as they may be, and above 0 elsewhere.
+
+    The places that every depth needs cost 1 each where absent. The others come in steps, from one allowed depth to the
+    next. With y_r the share of step r that is present (r = 0, 1, …), and c their sum: Σ (2r + 1) · y_r ≥ c², as c² is
+    what the first steps would cost, one after another, where c is whole, and is convex between. Both are equal only if
+    the first steps are there, each as a whole. Shares are counted in n-ths, so all numbers are whole.
+    """
+    length, width = genome_length(space), len(space.features)
+    costs, columns, needed, place = np.zeros(length), [], 0, len(space.network)
     for depths in space.depths:
-        for slot in range(max(depths)):
-            for feature in space.features:
-                least.append(0.0 if slot < min(depths) else -1.0)
-                greatest.append(len(feature.options) - 1.0)
-    return np.array(least), np.array(greatest)
+        needed += width * depths[0]
+        costs[place : place + width * depths[0]] = -1.0
+        sizes = [width * (high - low) for low, high in itertools.pairwise(depths)]
+        at, steps, whole = place + width * depths[0], np.zeros(length), max(sizes, default=0)
+        for r, size in enumerate(sizes):
+            steps[at : at + size] = 1.0
+            steps[at] += whole - size
+            costs[at : at + size] = whole * (2 * r + 1) * steps[at : at + size]
+            at += size
+        columns.append(steps)
+        place += width * depths[-1]
+    columns.append(np.zeros(length))  # with its start, what is needed
+    start = np.zeros(len(columns))
+    start[-1] = 1.0
+    return _Rules(costs, np.stack(columns, axis=1), start, np.array([-1.0] * (len(columns) - 1) + [needed]))
 
 
-def _presence_rules(space: Space) -> NDArray[np.float64]:
-    """[length, rules]: the presence of each place (0 or 1), weighted by a rule's column, must not be above 0."""
-    rules: list[tuple[int, int]] = []  # (a, b): a present demands b present
-    width = len(space.features)
-    for u, depths in enumerate(space.depths):
-        for slot in range(max(depths)):
-            place = _place(space, u, slot)
-            rules += [pair for f in range(1, width) for pair in ((place, place + f), (place + f, place))]
-            if slot:
-                rules.append((place, place - width))
-                if slot not in depths:
-                    rules.append((place - width, place))
-    matrix = np.zeros((genome_length(space), len(rules)))
-    for column, (a, b) in enumerate(rules):
-        matrix[a, column], matrix[b, column] = 1.0, -1.0
-    return matrix
-
-
-def _draw_agreement(graph: Nodes, space: Space, row: str, present: str) -> str:
-    """How far each present block's unit features are from those of the block before it."""
-    pairs = []
-    for u, slots in enumerate(space.slots):
+def _draw_agreement(graph: Nodes, space: Space, inside: str, present: str, wrong: str) -> str:
+    """Adds the squares by which each present block's unit features differ from those of the block before it."""
+    width, length = len(space.features), genome_length(space)
+    pairs, place = np.zeros((length - width, 1)), len(space.network)
+    for slots in space.slots:
         for slot in range(1, slots):
-            for f in range(len(space.block), len(space.features)):
-                place = _place(space, u, slot) + f
-                pairs.append((place, place - len(space.features)))
-    matrix = np.zeros((genome_length(space), len(pairs)))
-    for column, (a, b) in enumerate(pairs):
-        matrix[a, column], matrix[b, column] = 1.0, -1.0
-    apart = graph.add("MatMul", "valid.apart", row, graph.floats("valid.neighbours", matrix))
-    places = graph.constant("valid.places", np.array([a for a, _ in pairs]))
-    there = graph.add("Gather", "valid.there", present, places, axis=1)
-    return graph.add("Abs", "valid.disagreement", graph.add("Mul", "valid.counted", apart, there))
-
-
-def _place(space: Space, unit: int, slot: int) -> int:
-    """Where a block begins in the genome."""
-    return len(space.network) + (sum(space.slots[:unit]) + slot) * len(space.features)
+            at = place + slot * width
+            pairs[at - width + len(space.block) : at] = 1.0
+        place += slots * width
+    here, before = range(width, length), range(length - width)
+    ahead = graph.part("valid.here", inside, here), graph.part("valid.before", inside, before)
+    apart = graph.add("Sub", "valid.apart", *ahead)
+    apart = graph.add("Mul", "valid.disagreement", apart, graph.part("valid.there", present, here))
+    squares = graph.add("Mul", "valid.disagreements", apart, apart)
+    return graph.add("Gemm", "valid.agreement", squares, graph.floats("valid.pairs", pairs), wrong)

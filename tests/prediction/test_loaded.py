@@ -16,7 +16,8 @@ from prediction.made_up import checked, dataset, drawn, predictor_of, random_mlp
 
 from esm_onnx.architectures import Feature, Space, find_space
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.loaded import LoadedPredictor
+from esm_onnx.prediction.digest import DIGEST, UNSEALED, seal
+from esm_onnx.prediction.loaded import METADATA, LoadedPredictor
 from esm_onnx.prediction.predictor import Predictor
 from esm_onnx.prediction.predictor_onnx import write_predictor
 from esm_onnx.prediction.training import TrainSettings, train
@@ -146,6 +147,19 @@ def test_files_that_are_no_predictors(path: Path, damage: Callable[[Path], None]
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
+def retold(path: Path, text: str, *, sealed: bool = True) -> None:
+    """Another text as metadata, the digest computed anew or left out."""
+    model = onnx.load(path)
+    entries = {METADATA: text} | ({DIGEST: UNSEALED} if sealed else {})
+    helper.set_model_props(model, entries)
+    path.write_bytes(seal(model.SerializeToString()))
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(next(e.value for e in onnx.load(path).metadata_props if e.key == METADATA))
+    return data
+
+
 def without(name: str) -> Callable[[dict[str, Any]], object]:
     return lambda data: {key: value for key, value in data.items() if key != name}
 
@@ -153,7 +167,7 @@ def without(name: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"schema": 2}, "a predictor of schema 2, expected 1"),
+        (lambda data: data | {"schema": 1}, "a predictor of schema 1, expected 2: train it anew"),
         (without("schema"), "its metadata is damaged"),
         (without("space"), "its metadata is damaged"),
         (without("fingerprint"), "its metadata is damaged"),
@@ -174,19 +188,74 @@ def without(name: str) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_metadata_that_do_not_fit(path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
-    model = onnx.load(path)
-    (entry,) = model.metadata_props
-    entry.value = json.dumps(change(json.loads(entry.value)))
-    onnx.save(model, path)
-    with pytest.raises(InputError) as caught:
+    retold(path, json.dumps(change(metadata_of(path))))
+    for verify in (True, False):
+        with pytest.raises(InputError) as caught:
+            LoadedPredictor.open(path, verify=verify)
+        assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def selftest_with(**parts: object) -> Callable[[dict[str, Any]], object]:
+    return lambda data: data | {"selftest": data["selftest"] | parts}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("selftest"),
+        lambda data: data | {"selftest": None},
+        selftest_with(genomes=[]),
+        selftest_with(genomes=[[0, 1], [1]]),
+        selftest_with(genomes=[[0, 0, 0]]),
+        selftest_with(genomes=[[2**70] * 6]),
+        selftest_with(valid=[]),
+        selftest_with(outputs={}),
+        selftest_with(outputs={"latency_ms": [1], "lower_ms": [1], "upper_ms": [1]}),
+        selftest_with(tolerance="little"),
+        lambda data: data | {"selftest": data["selftest"] | {"valid": [False] * len(data["selftest"]["valid"])}},
+    ],
+)
+def test_a_self_test_that_is_none_is_refused(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    retold(path, json.dumps(change(metadata_of(path))))
+    with pytest.raises(InputError, match=r"its metadata is damaged|its self-test is not one of its space and outputs"):
         LoadedPredictor.open(path)
-    assert str(caught.value).startswith(f"{path}: {message}")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema": 1'])
+def test_a_predictor_of_the_first_schema_is_to_be_trained_anew(path: Path) -> None:
+    """It has neither a digest nor a self-test."""
+    retold(path, json.dumps(without("selftest")(metadata_of(path) | {"schema": 1})), sealed=False)
+    with pytest.raises(InputError, match="a predictor of schema 1, expected 2: train it anew"):
+        LoadedPredictor.open(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema": 2'])
 def test_metadata_that_are_no_json(path: Path, text: str) -> None:
-    model = onnx.load(path)
-    model.metadata_props[0].value = text
-    onnx.save(model, path)
+    retold(path, text)
     with pytest.raises(InputError, match="its metadata is damaged"):
         LoadedPredictor.open(path)
+
+
+def test_a_predictor_without_a_digest_is_refused(path: Path) -> None:
+    retold(path, json.dumps(metadata_of(path)), sealed=False)
+    with pytest.raises(InputError, match="no metadata 'esm_onnx_sha256', expected its digest"):
+        LoadedPredictor.open(path)
+
+
+def test_who_does_not_verify_reads_what_was_changed(path: Path) -> None:
+    model = onnx.load(path)
+    model.producer_name = "another"
+    onnx.save(model, path)
+    with pytest.raises(
+        InputError, match=r"p.onnx: its SHA-256 is .*, expected .*: it was changed after it was written"
+    ):
+        LoadedPredictor.open(path)
+    loaded = LoadedPredictor.open(path, verify=False)
+    assert loaded.session.get_modelmeta().producer_name == "another"
+    assert loaded.test() <= 1e-6
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_the_time_of_a_call_is_the_median(path: Path, batch: int) -> None:
+    ticks = iter([0.0, 0.001, 1.0, 1.009, 2.0, 2.002])
+    loaded = LoadedPredictor.open(path, threads=1)
+    assert loaded.call_ms(batch, calls=3, clock=lambda: next(ticks)) == pytest.approx(2)

@@ -305,7 +305,7 @@ def test_the_metadata_tell_everything(tmp_path: Path, held_out: float | None, tr
     write_predictor(predictor, tmp_path / "p.onnx", check=whole)
     found = strict_metadata(tmp_path / "p.onnx")
     space = find_space("resnet")
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["tool"] == f"esm-onnx {__version__}"
     assert found["space"] == space.table(export=True)
     assert found["fingerprint"] == space.fingerprint
