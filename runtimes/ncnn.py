@@ -10,7 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ except ModuleNotFoundError:
 
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings
+from esm_onnx.measurement.scratch import scratch
 from esm_onnx.measurement.target import Fact
 
 from .ort_cpu import processor
@@ -54,6 +55,7 @@ class Ncnn(Runtime):
 
     name = "ncnn"
     precisions = ("fp32", "fp16")
+    converts = True
 
     def __init__(self, settings: RuntimeSettings) -> None:
         super().__init__(settings)
@@ -93,8 +95,11 @@ class Ncnn(Runtime):
         net.opt.num_threads = self.settings.threads
         for option in (*HALF, *BRAIN):
             setattr(net.opt, option, self._half and option in HALF)
-        with tempfile.TemporaryDirectory(prefix="esm-onnx-") as folder:
-            graph, weights = convert(subnet, Path(folder), half=self._half)
+        with ExitStack() as kept:
+            given = self.settings.folder
+            folder = Path(given or kept.enter_context(tempfile.TemporaryDirectory(prefix="esm-onnx-")))
+            word = kept.enter_context(scratch(folder))  # so that what a process that was killed leaves is deleted
+            graph, weights = convert(subnet, folder, word, half=self._half)
             if net.load_param(str(graph)) or net.load_model(str(weights)):
                 raise WorkError(f"ncnn cannot read what pnnx made of {subnet.name}")
         return net
@@ -113,23 +118,30 @@ def image(name: str, value: NDArray[np.generic]) -> ncnn.Mat:
     return ncnn.Mat(single).clone()
 
 
-def convert(subnet: Path, folder: Path, *, half: bool) -> tuple[Path, Path]:
+def convert(subnet: Path, folder: Path, word: str, *, half: bool) -> tuple[Path, Path]:
     """The graph and the weights of a subnet, in ncnn's formats.
 
     Args:
-        folder: empty; where they are written.
+        folder: where they are written, and pnnx what it needs meanwhile.
+        word: behind the names of all these files, `scratch`.
         half: whether weights are rounded to fp16.
 
     Raises:
         WorkError: pnnx failed, or left operators that ncnn does not have.
     """
-    onnx.save(in_fp32(onnx.load(subnet)), folder / "subnet.onnx")  # pnnx reads no external data
-    # pnnx writes beside what it reads, and in the current folder
-    command = [str(PNNX), "subnet.onnx", f"fp16={int(half)}", *(f"{name}={os.devnull}" for name in NOT_NEEDED)]
+    source, graph, weights = (folder / f"ncnn-{word}.{ending}" for ending in ("onnx", "param", "bin"))
+    onnx.save(in_fp32(onnx.load(subnet)), source)  # pnnx reads no external data
+    not_needed = [f"{name}={os.devnull}" for name in NOT_NEEDED]
+    # names without a folder: an "=" in one would mean something to pnnx
+    command = [str(PNNX), source.name, f"ncnnparam={graph.name}", f"ncnnbin={weights.name}", *not_needed]
     done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        [*command, f"fp16={int(half)}"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
     )
-    graph, weights = folder / "subnet.ncnn.param", folder / "subnet.ncnn.bin"
     if done.returncode or not (graph.exists() and weights.exists()):
         said = " ".join(COLOUR.sub("", done.stdout.decode(errors="replace")).split())[-SHOWN:]
         raise WorkError(f"pnnx cannot convert {subnet.name} (exit {done.returncode}): …{said}")

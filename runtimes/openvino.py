@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from esm_onnx.errors import InputError
-from esm_onnx.measurement.conditions import HostCounters
 from esm_onnx.measurement.inputs import Arrays
 from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
@@ -31,6 +30,8 @@ finally:
         del sys.modules[_TELEMETRY]
 
 CPU = "CPU"
+DRIVER = "_DRIVER_VERSION"
+"""End of the name of a property that GPUs and NPUs have."""
 PROFILED_RUNS = 10
 
 
@@ -54,8 +55,7 @@ class OpenVino(Runtime):
         if self._device not in self._core.available_devices:
             known = ", ".join(self._core.available_devices)
             raise InputError(f"device {settings.device!r} on openvino, expected one of {known}")
-        if self._device != CPU:  # the calling thread only waits: its CPU time tells nothing
-            self._host = HostCounters(one_thread=False)
+        self.on_cpu = self._device == CPU
         # On a processor without fp16 the hint f16 would be taken for leave to compute in bf16.
         half = settings.precision == "fp16" and "FP16" in self._property("OPTIMIZATION_CAPABILITIES")
         wanted = {
@@ -69,6 +69,7 @@ class OpenVino(Runtime):
         self._core.set_property(self._device, {name: value for name, value in wanted.items() if name in known_here})
 
     def facts(self) -> Mapping[str, Fact]:
+        driver = next((name for name in self._property("SUPPORTED_PROPERTIES") if name.endswith(DRIVER)), None)
         return {
             # of a CPU by the name that other runtimes give it
             "device": processor() if self._device == CPU else self._property("FULL_DEVICE_NAME"),
@@ -78,6 +79,7 @@ class OpenVino(Runtime):
             "threads": self.settings.threads,
             "arithmetic": self._property("INFERENCE_PRECISION_HINT").to_string(),
             "pinning": "off",
+            **({} if driver is None else {"driver": str(self._property(driver))}),
         }
 
     @contextmanager

@@ -11,7 +11,8 @@ from esm_onnx.measurement.target import Fact
 from .ort_gpu import OrtGpu, open_provider
 
 PROVIDER = "CUDAExecutionProvider"
-GPUS = open_provider(PROVIDER, "libonnxruntime_providers_cuda.so")
+EXTRA = "cuda"
+GPUS = open_provider(PROVIDER, "libonnxruntime_providers_cuda.so", EXTRA)
 SEARCH = "EXHAUSTIVE"
 """cuDNN's algorithms are timed when a convolution first runs: ONNX Runtime's own default."""
 
@@ -24,6 +25,7 @@ class OrtCuda(OrtGpu):
 
     name = "ort-cuda"
     provider = PROVIDER
+    extra = EXTRA
     gpus = GPUS
     switches = MappingProxyType({"graph": False})
 

@@ -16,6 +16,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,15 +33,25 @@ from esm_onnx.measurement.target import Fact
 from .gpus import CudaGpu, choose_gpu, driver_version, list_gpus, settle
 from .ort_cpu import ERRORS_ONLY
 
-INSTALL = (
-    "pip install 'esm-onnx[cuda]', then pip uninstall onnxruntime and pip install --force-reinstall --no-deps "
-    "onnxruntime-gpu, which takes its folder"
-)
+FIRST_RUNS = 3
+"""The first ones choose algorithms and make the CUDA graph: compared is what is timed."""
 NEEDED = re.compile(rb"lib(?:nv|cu)[A-Za-z]+\.so\.\d+")
 KEPT = 40
 """Engines: one is as large as its weights. The calibration subnet and the references come again and again."""
 FIRST_BYTES = 1 << 22
 """A library names what it needs near its beginning."""
+
+
+def install_line(extra: str) -> str:
+    """How to install what a provider needs.
+
+    Args:
+        extra: the name of its extra.
+    """
+    return (
+        f"pip install 'esm-onnx[{extra}]', then pip uninstall onnxruntime and pip install --force-reinstall --no-deps "
+        "onnxruntime-gpu, which takes its folder"
+    )
 
 
 class OrtGpu(Runtime):
@@ -50,7 +61,10 @@ class OrtGpu(Runtime):
     """
 
     provider: ClassVar[str]
+    extra: ClassVar[str]
+    """That installs what it needs."""
     gpus: ClassVar[list[CudaGpu]]
+    on_cpu = False
     precisions = ("fp32", "tf32", "fp16")
 
     def __init__(self, settings: RuntimeSettings) -> None:
@@ -82,8 +96,9 @@ class OrtGpu(Runtime):
         feed = self.inputs(subnet)
         session = self._session(subnet)
         bound = Bound(session, feed, output_shapes(subnet), ("cuda", self.gpu.number))
-        settle(bound.run, time.perf_counter_ns)
-        yield Inference(bound.run, bound.outputs, bound.copy)
+        for _ in range(FIRST_RUNS):
+            bound.run()
+        yield Inference(bound.run, bound.outputs, bound.copy, settle=partial(settle, bound.run, time.perf_counter_ns))
 
     def _session(self, subnet: Path) -> onnxruntime.InferenceSession:
         settings = onnxruntime.SessionOptions()
@@ -92,7 +107,8 @@ class OrtGpu(Runtime):
         providers = [(self.provider, {"device_id": str(self.gpu.number), **self.options(subnet)})]
         session = onnxruntime.InferenceSession(str(subnet), settings, providers=providers, enable_fallback=0)
         if session.get_providers()[0] != self.provider:
-            raise InputError(f"ONNX Runtime took {session.get_providers()[0]}, expected {self.provider}: {INSTALL}")
+            took, install = session.get_providers()[0], install_line(self.extra)
+            raise InputError(f"ONNX Runtime took {took}, expected {self.provider}: {install}")
         return session
 
 
@@ -154,18 +170,19 @@ def output_shapes(subnet: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any
     return shapes
 
 
-def open_provider(provider: str, file: str, install: str = INSTALL) -> list[CudaGpu]:
+def open_provider(provider: str, file: str, extra: str) -> list[CudaGpu]:
     """The GPUs that a provider may use, once all libraries that it needs are loaded.
 
     Args:
         file: the library of the provider, in ONNX Runtime's folder.
-        install: what to do where a library is missing.
+        extra: that installs what it needs.
 
     Raises:
         ImportError: why it cannot be used, one line.
     """
+    version, install = onnxruntime.__version__, install_line(extra)
     if provider not in onnxruntime.get_available_providers():
-        raise ImportError(f"onnxruntime {onnxruntime.__version__} here is the one without {provider}: {INSTALL}")
+        raise ImportError(f"onnxruntime {version} here is the one without {provider}: {install}")
     gpus = list_gpus()
     if hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what it did not find; that is told below
@@ -174,7 +191,7 @@ def open_provider(provider: str, file: str, install: str = INSTALL) -> list[Cuda
         try:
             ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise ImportError(f"{provider} of onnxruntime {onnxruntime.__version__} needs {error}: {install}") from None
+            raise ImportError(f"{provider} of onnxruntime {version} needs {error}: {install}") from None
     return gpus
 
 
@@ -189,6 +206,20 @@ def version_of(library: str, function: str) -> Fact:
     with suppress(OSError, AttributeError):
         return int(getattr(ctypes.CDLL(library), function)())
     return "unknown"
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """A variable of this process's environment has a value, or none, for a while: other runtimes share it."""
+    before = os.environ.pop(name, None)
+    try:
+        if value is not None:
+            os.environ[name] = value
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def kept_folder(folder: Path, key: str, most: int = KEPT) -> Path:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from esm_onnx.measurement.runtime import RuntimeSettings
+import onnxruntime
+
 from esm_onnx.measurement.target import Fact
 
-from .ort_gpu import INSTALL, OrtGpu, kept_folder, open_provider, version_of
+from .ort_gpu import OrtGpu, environment, kept_folder, open_provider, version_of
 from .trt_cache import engine_key
 
 PROVIDER = "TensorrtExecutionProvider"
@@ -22,11 +22,10 @@ TENSORRT = "libnvinfer.so.10"
 """ONNX Runtime 1.20 to 1.31 are built for TensorRT 10."""
 TF32 = "NVIDIA_TF32_OVERRIDE"
 """Environment variable of NVIDIA's libraries, read when an engine is built: the provider has no option for it."""
+EXTRA = "ort-trt"
 with suppress(ImportError, OSError):
     importlib.import_module("tensorrt")  # so that the libraries inside this package are found
-GPUS = open_provider(
-    PROVIDER, "libonnxruntime_providers_tensorrt.so", f"pip install 'tensorrt==10.*', which it is built for; {INSTALL}"
-)
+GPUS = open_provider(PROVIDER, "libonnxruntime_providers_tensorrt.so", EXTRA)
 
 
 class OrtTrt(OrtGpu):
@@ -37,15 +36,9 @@ class OrtTrt(OrtGpu):
 
     name = "ort-trt"
     provider = PROVIDER
+    extra = EXTRA
     gpus = GPUS
     switches = MappingProxyType({"graph": True})
-
-    def __init__(self, settings: RuntimeSettings) -> None:
-        super().__init__(settings)
-        if settings.precision == "tf32":
-            os.environ.pop(TF32, None)
-        else:
-            os.environ[TF32] = "0"
 
     def facts(self) -> Mapping[str, Fact]:
         return {**super().facts(), "tensorrt": version_of(TENSORRT, "getInferLibVersion")}
@@ -65,3 +58,8 @@ class OrtTrt(OrtGpu):
             "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": str(timings),
         }
+
+    def _session(self, subnet: Path) -> onnxruntime.InferenceSession:
+        # All sides have sizes, so the engine is built as the session is made; NVIDIA advises against it while one runs.
+        with environment(TF32, None if self.settings.precision == "tf32" else "0"):
+            return super()._session(subnet)

@@ -20,13 +20,14 @@ from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
 
 from .ort_cpu import processor
-from .torch_graph import LayerTimer, compiled, read_graph
+from .torch_graph import LayerTimer, compiled, drop_weights, read_graph
 
 
 class TorchCpu(Runtime):
     """PyTorch, operator by operator as Python calls them ("eager"), or compiled by torch.compile."""
 
     name = "torch-cpu"
+    converts = True
     switches = MappingProxyType({"compile": False})
 
     def __init__(self, settings: RuntimeSettings) -> None:
@@ -47,8 +48,8 @@ class TorchCpu(Runtime):
 
     @contextmanager
     def load(self, subnet: Path) -> Iterator[Callable[[], object]]:
-        module = read_graph(subnet)
         inputs = [torch.from_numpy(value) for value in self.inputs(subnet).values()]
+        module = read_graph(subnet)
 
         @torch.inference_mode()
         def run() -> list[object]:
@@ -62,7 +63,10 @@ class TorchCpu(Runtime):
 
         with use_threads(self.settings.threads):
             launch = compiled(module, inputs) if self.is_on("compile") else module
-            yield Inference(run, layers=None if self.is_on("compile") else layers)
+            try:
+                yield Inference(run, layers=None if self.is_on("compile") else layers)
+            finally:
+                drop_weights(module)
 
 
 @contextmanager

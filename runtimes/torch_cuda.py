@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +21,7 @@ from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
 
 from .gpus import choose_gpu, driver_version, list_gpus, settle
-from .torch_graph import LayerTimer, compiled, read_graph
+from .torch_graph import LayerTimer, bytes_of, compiled, drop_weights, read_graph
 
 if torch.version.cuda is None:
     raise ImportError(
@@ -48,6 +50,8 @@ class TorchCuda(Runtime):
     precisions = ("fp32", "tf32", "fp16")
     switches = MappingProxyType({"graph": False, "compile": False, "flush": False})
     device_clock = True
+    on_cpu = False
+    tells_memory = True
 
     def __init__(self, settings: RuntimeSettings) -> None:
         super().__init__(settings)
@@ -79,16 +83,9 @@ class TorchCuda(Runtime):
     @contextmanager
     def load(self, subnet: Path) -> Iterator[Callable[[], object]]:
         arrays = list(self.inputs(subnet).values())
-        before = torch.cuda.memory_allocated()
-        module = read_graph(subnet, "cuda")
         inputs = [torch.from_numpy(array).cuda() for array in arrays]
-        launch: Callable[[], Sequence[Tensor]] = lambda: module(*inputs)  # noqa: E731
-        if self.is_on("compile"):
-            fast = compiled(module, inputs)
-            launch = lambda: fast(*inputs)  # noqa: E731
-        if self.is_on("graph"):
-            launch = captured(launch)
-        loaded = Loaded(launch, own_bytes=torch.cuda.memory_allocated() - before)
+        module = read_graph(subnet, "cuda")
+        loaded = self._loaded(module, inputs)
         flush_bytes = FLUSHED * self._gpu.l2_bytes if self.is_on("flush") else 0
         flushed = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
 
@@ -102,9 +99,20 @@ class TorchCuda(Runtime):
                 value.copy_(torch.from_numpy(array))
             loaded.fetch()
 
-        settle(run, self.clock)
         layers = None if self.is_on("compile") else lambda: time_layers(module, inputs)
-        yield Inference(run, loaded.fetch, copy, layers, loaded.memory_bytes)
+        try:
+            yield Inference(run, loaded.fetch, copy, layers, loaded.memory_bytes, partial(settle, run, self.clock))
+        finally:
+            loaded.close()
+            drop_weights(module)
+
+    def _loaded(self, module: fx.GraphModule, inputs: Sequence[Tensor]) -> Loaded:
+        call = compiled(module, inputs) if self.is_on("compile") else module
+        launch: Callable[[], Sequence[Tensor]] = lambda: call(*inputs)  # noqa: E731
+        if not self.is_on("graph"):
+            return Loaded(launch, bytes_of(module, inputs))
+        replay, graph_bytes = captured(launch)
+        return Loaded(replay, bytes_of(module, inputs) + graph_bytes)
 
 
 class Loaded:
@@ -112,7 +120,7 @@ class Loaded:
 
     Args:
         launch: starts an inference and gives its outputs.
-        own_bytes: what its weights and inputs, and its graph, take for good.
+        own_bytes: what its weights and inputs, and the memory of its CUDA graph, take as long as it is loaded.
     """
 
     def __init__(self, launch: Callable[[], Sequence[Tensor]], own_bytes: int) -> None:
@@ -143,14 +151,21 @@ class Loaded:
         self.run()
         return int(torch.cuda.max_memory_allocated()) - before + self._own_bytes
 
+    def close(self) -> None:
+        """Lets go of outputs and of the memory of a CUDA graph, whoever still holds this."""
+        self._launch, self._outputs = tuple, ()
+
 
 def timing_event() -> Any:
     """A mark in a stream that tells when the GPU reached it."""
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def captured(launch: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
-    """The same kernels as one CUDA graph."""
+def captured(launch: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], Sequence[Tensor]], int]:
+    """The same kernels as one CUDA graph, and the bytes that lie between its layers: it keeps them, and takes no more.
+
+    PyTorch gives what is freed meanwhile to the next kernels of the graph, so that is the peak of capturing it.
+    """
     aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode():
@@ -158,14 +173,19 @@ def captured(launch: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Te
             for _ in range(RUNS_BEFORE_CAPTURE):
                 launch()
         torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.synchronize()
+        gc.collect()  # what capturing might free of others must not be taken off
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         with torch.cuda.graph(graph):
             outputs = launch()
+        graph_bytes = torch.cuda.max_memory_allocated() - before
 
     def replay() -> Sequence[Tensor]:
         graph.replay()
         return outputs
 
-    return replay
+    return replay, graph_bytes
 
 
 @torch.inference_mode()

@@ -99,7 +99,10 @@ class Writer(fx.proxy.GraphAppendingTracer):
     def module(self, outputs: Sequence[str]) -> fx.GraphModule:
         """What was written."""
         self.graph.output(tuple(self._values[name].node for name in outputs)).meta["layer"] = ""
+        for node in self.graph.nodes:
+            node.meta.pop("constant", None)  # so that the module alone holds its weights
         self.graph.eliminate_dead_code()
+        self._values.clear()
         module = fx.GraphModule(self.root, self.graph)
         return module.eval()
 
@@ -112,6 +115,20 @@ def layer_of(node: onnx.NodeProto) -> str:
 def layers_of(module: fx.GraphModule) -> list[str]:
     """The layers of a module in their order."""
     return list(dict.fromkeys(node.meta["layer"] for node in module.graph.nodes if node.meta["layer"]))
+
+
+def drop_weights(module: fx.GraphModule) -> None:
+    """Frees the weights of a module that has had its time.
+
+    It refers to itself, so they would stay until Python collects garbage, which it does by number and not by size.
+    """
+    for name, _ in list(module.named_buffers()):
+        delattr(module, name)
+
+
+def bytes_of(module: fx.GraphModule, inputs: Sequence[Tensor]) -> int:
+    """What weights, other constants and inputs take."""
+    return sum(tensor.nbytes for tensor in (*module.buffers(), *inputs))
 
 
 def compiled(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -22,8 +23,14 @@ SHOWN = 20
 """Architectures in the table on the terminal."""
 
 
-def compare_targets(store_path: Path, space: Space | None, out: Path | None, as_json: bool) -> None:
-    """Reads all targets of a space from a store and shows how they compare."""
+def compare_targets(
+    store_path: Path, space: Space | None, targets: Sequence[str], out: Path | None, as_json: bool
+) -> None:
+    """Reads targets of a space from a store, all unless some are named, and shows how they compare.
+
+    Raises:
+        InputError: more than one space, or targets that do different work.
+    """
     with Store(store_path, create=False) as store:
         contents = [c for c in store.contents() if c.measurements and c.matches(space, None)]
         contents = [c for c in contents if space is not None or not is_block_space(c.space)]
@@ -31,6 +38,18 @@ def compare_targets(store_path: Path, space: Space | None, out: Path | None, as_
         if len(spaces) > 1:
             there = ", ".join(each.name for each in spaces.values())
             raise InputError(f"more than one space: {there}; choose with --space", file=store_path)
+        if targets:
+            contents = [content for content in contents if any(content.matches(space, name) for name in targets)]
+        batches = sorted({int(content.target.facts.get("batch", 1)) for content in contents})
+        if len(batches) > 1:
+            there = "; ".join(
+                f"{c.target.name} ({c.target.digest[:8]}): {c.target.facts.get('batch', 1)}" for c in contents
+            )
+            raise InputError(
+                "targets of different batches, expected one: choose with --target NAME or the digits, several times. "
+                f"There are {there}",
+                file=store_path,
+            )
         found = put_together([assemble(store, content.space, content.target) for content in contents])
     if out is not None:
         _write(found, out)

@@ -14,7 +14,7 @@ import click
 from esm_onnx.architectures import Space
 from esm_onnx.cli.across import compare_targets
 from esm_onnx.cli.options import OUT, SHARE, json_option, quantity_option, space_option, store_option
-from esm_onnx.cli.predicting import read_dataset, target_option
+from esm_onnx.cli.predicting import read_dataset
 from esm_onnx.cli.printing import print_json, print_table, progress_bar
 from esm_onnx.files import replacing
 from esm_onnx.measurement.quantities import LATENCY, Quantity
@@ -88,7 +88,12 @@ class HeldOut(click.ParamType[int | float | Path]):
 @click.command()
 @store_option()
 @space_option(required=False)
-@target_option
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="Name of the target, or the beginning of its digest; several with --across.",
+)
 @quantity_option()
 @click.option("--across", type=click.Choice(["runtimes"]), help="Instead, all targets: which is fastest for what.")
 @click.option("--surrogate", "surrogates", type=click.Choice(list(SURROGATES)), multiple=True, help="[default: all]")
@@ -109,7 +114,7 @@ class HeldOut(click.ParamType[int | float | Path]):
 def compare(
     store_path: Path,
     space: Space | None,
-    target: str | None,
+    targets: tuple[str, ...],
     quantity: Quantity,
     across: str | None,
     surrogates: tuple[str, ...],
@@ -129,12 +134,13 @@ def compare(
     and lookup tables are always among them.
     """
     if across is not None:
-        if target is not None or surrogates or encodings or quantity != LATENCY:
-            raise click.UsageError("--across compares latencies of all targets, expected no other choice but --space")
-        compare_targets(store_path, space, out, as_json)
+        _refuse_beside_across()
+        compare_targets(store_path, space, targets, out, as_json)
         return
+    if len(targets) > 1:
+        raise click.UsageError("several --target are for --across, expected one")
     with Store(store_path, create=False) as store:
-        content = choose(store, space=space, target=target, quantity=quantity)
+        content = choose(store, space=space, target=targets[0] if targets else None, quantity=quantity)
         dataset = assemble(store, content.space, content.target, quantity=quantity)
         spent_s = measuring_time_s(store, content.space, content.target)
     held_out = read_dataset(test, content.space, quantity) if isinstance(test, Path) else None
@@ -154,6 +160,22 @@ def compare(
 
         found = run(dataset, settings, held_out=held_out, processes=processes, report=report)
     _show(found, content, quantity, _measured(dataset, spent_s), out, as_json)
+
+
+WITH_ACROSS = ("store_path", "space", "targets", "across", "out", "as_json")
+
+
+def _refuse_beside_across() -> None:
+    """Options that mean nothing when targets are compared."""
+    context = click.get_current_context()
+    given = [
+        option
+        for option in context.command.params
+        if option.name not in WITH_ACROSS
+        and context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{given[0].opts[0]} is not for --across, which compares latencies of all targets")
 
 
 def _measured(dataset: Dataset, spent_s: float) -> dict[str, Any]:

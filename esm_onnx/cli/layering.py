@@ -39,13 +39,14 @@ def time_layers(profiler: Profiler, chosen: Sequence[Architecture], report: Call
     """Times the layers of architectures, and adds to the lookup table what it does not have."""
     measured: list[tuple[Architecture, Mapping[str, float]]] = []
     failures: list[Failure] = []
-    for number, architecture in enumerate(chosen, 1):
-        times = profiler.time_layers(architecture)
-        if isinstance(times, Failure):
-            failures.append(times)
-        else:
-            measured.append((architecture, times))
-        report(Progress(len(chosen), number, len(failures)))
+    with profiler.store.alone(profiler.target):
+        for number, architecture in enumerate(chosen, 1):
+            times = profiler.time_layers(architecture)
+            if isinstance(times, Failure):
+                failures.append(times)
+            else:
+                measured.append((architecture, times))
+            report(Progress(len(chosen), number, len(failures)))
     entries = fill_table(profiler.store, profiler.space, profiler.target, measured, time.time())
     return LayerTimes(profiler.space, profiler.target, measured, failures, entries)
 
@@ -57,7 +58,8 @@ def print_layers(found: Sequence[LayerTimes], as_json: bool) -> None:
         WorkError: nothing could be timed.
     """
     if as_json:
-        print_json([_as_json(times) for times in found])
+        values = [_as_json(times) for times in found]
+        print_json(values if len(values) > 1 else values[0])
     else:
         for times in found:
             _print(times)
@@ -97,7 +99,8 @@ def _print(times: LayerTimes) -> None:
 
 
 def _place(block: str) -> tuple[int, ...]:
-    """Stem, then units and blocks by their numbers, then head."""
+    """Stem, then units and blocks by their numbers, then head; blocks that were fused stand where the first would."""
+    block = block.split(" to ")[0]
     if not block.startswith("u"):
         return (0,) if block == "stem" else (1 << 30,)
     unit, number = block[1:].split(".b")

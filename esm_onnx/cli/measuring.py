@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import onnx
 
 from esm_onnx.architectures import Space, read_architectures, to_json
 from esm_onnx.architectures.blocks import block_space, table_entries
@@ -27,7 +29,7 @@ from esm_onnx.cli.options import (
 )
 from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import FEW, print_json, print_table, progress_bar
-from esm_onnx.errors import InputError, WorkError
+from esm_onnx.errors import EsmError, InputError, WorkError
 from esm_onnx.export import ExportSettings
 from esm_onnx.measurement.estimate import relative_error, trimmed_mean
 from esm_onnx.measurement.protocol import Protocol
@@ -89,23 +91,50 @@ def profile(
         raise click.UsageError("--layers are those of whole networks, expected --architectures and no --blocks")
     chosen = table_entries(space) if architectures is None else read_architectures(architectures, space)
     space = block_space(space) if blocks else space
+    names = distinct(runtime_names)
     with Store(store_path) as store, progress_bar("measuring") as report, ExitStack() as kept:
         measurers = [
-            kept.enter_context(profiler(space, store, report, runtime=runtime, **measuring))
-            for runtime in distinct(runtime_names)
+            kept.enter_context(profiler(space, store, told_by(name, report, len(names)), runtime=name, **options))
+            for name, options in zip(names, switched(names, measuring), strict=True)
         ]
         if layers:
             print_layers([time_layers(measurer, chosen, report) for measurer in measurers], as_json)
             return
         outcomes = profile_together(measurers, chosen)
-    _print_outcomes(outcomes, space, store_path, as_json)
-    if any(outcome.failures and not outcome.measured + outcome.already_measured for outcome in outcomes):
+    done = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+    _print_outcomes(done, space, store_path, as_json, many=len(names) > 1)
+    _raise_errors({name: e for name, e in zip(names, outcomes, strict=True) if isinstance(e, EsmError)}, names)
+    if any(outcome.failures and not outcome.measured + outcome.already_measured for outcome in done):
         raise WorkError("no architecture could be measured")
+
+
+def _raise_errors(errors: Mapping[str, EsmError], names: Sequence[str]) -> None:
+    """Raises the first error, of several runtimes with its name; others are told before."""
+    for name, error in list(errors.items())[1:]:
+        click.echo(f"{name}: {error}", err=True)
+    for name, error in errors.items():
+        raise error if len(names) == 1 else type(error)(f"{name}: {error}")
 
 
 def distinct(names: Sequence[str]) -> list[str]:
     """The names of runtimes without those that mean one again, by an alias say."""
     return list(dict.fromkeys(find_runtime(name).name for name in names))
+
+
+def switched(names: Sequence[str], measuring: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options for each of several runtimes: a switch is for those that have it, and for all where none has it."""
+    has = {name: set(find_runtime(name).switches) for name in names}
+    common = {switch for switch in SWITCHES if not any(switch in each for each in has.values())}
+    return [{**measuring, **{s: None for s in SWITCHES if s not in has[name] and s not in common}} for name in names]
+
+
+def told_by(name: str, report: Callable[[Progress], None], count: int) -> Callable[[Progress], None]:
+    """Of several runtimes, each says its name before what it has to tell."""
+
+    def tell(progress: Progress) -> None:
+        report(replace(progress, message=f"{name}: {progress.message}") if progress.message else progress)
+
+    return tell if count > 1 else report
 
 
 def profiler(space: Space, store: Store, report: Callable[[Progress], None], **measuring: Any) -> Profiler:
@@ -150,11 +179,12 @@ def export_settings(measuring: Mapping[str, Any]) -> ExportSettings:
     return ExportSettings(**{name: measuring[name] for name in ("batch", "opset", "embed_weights")})
 
 
-def _print_outcomes(outcomes: Sequence[Outcome], space: Space, store: Path, as_json: bool) -> None:
-    """One outcome as it is, several as a list."""
-    if as_json:
+def _print_outcomes(outcomes: Sequence[Outcome], space: Space, store: Path, as_json: bool, *, many: bool) -> None:
+    """The outcome of one runtime as it is, of many as a list."""
+    if as_json and outcomes:
         values = [_outcome_as_json(outcome, space) for outcome in outcomes]
-        print_json(values if len(values) > 1 else values[0])
+        print_json(values if many else values[0])
+    if as_json:
         return
     for outcome in outcomes:
         _print_outcome(outcome, store)
@@ -209,9 +239,11 @@ def time_files(
 ) -> None:
     """Time any ONNX files, each checked before it is loaded: standard operators only, and no files beside it."""
     memory_bytes = None if memory is None else int(memory * 2**30)
+    for file in files:
+        demand_precision(file, measuring["precision"])
     with Worker(find_runtime(runtime).name, runtime_settings(measuring), memory_bytes=memory_bytes) as worker:
         replies = [worker.time(f, runs=runs, warmup=warmup, deadline_s=deadline, check=True) for f in files]
-        facts = {"runtime": find_runtime(runtime).name, **worker.facts}
+        facts = {"runtime": find_runtime(runtime).name, **worker.facts, "precision": measuring["precision"]}
     rows = [{"file": str(file), **_timed(reply)} for file, reply in zip(files, replies, strict=True)]
     if as_json:
         print_json({"facts": facts, "files": rows})
@@ -223,6 +255,27 @@ def time_files(
         raise InputError(refused[0] + (f" (and {len(refused) - 1} more files refused)" if refused[1:] else ""))
     if all("kind" in row for row in rows):
         raise WorkError(f"no file could be timed: {rows[0]['kind']}: {rows[0]['message']}")
+
+
+def demand_precision(file: Path, precision: str) -> None:
+    """Refuses a file that is not written in the narrow precision asked for.
+
+    Raises:
+        InputError: it is in fp32.
+    """
+    if precision not in ("fp16", "int8") or not file.is_file():
+        return
+    try:
+        graph = onnx.load(file, load_external_data=False).graph
+    except Exception:  # whatever is wrong with a stranger's file, the worker says it
+        return
+    kinds = {value.type.tensor_type.elem_type for value in graph.input} | {w.data_type for w in graph.initializer}
+    operators = {node.op_type for node in graph.node}
+    written = {"fp16": onnx.TensorProto.FLOAT16 in kinds, "int8": "QuantizeLinear" in operators}
+    if not written[precision]:
+        raise InputError(
+            f"written in another precision, expected {precision}: write it so, or leave out --precision", file=file
+        )
 
 
 def _timed(reply: Timing | Lost) -> dict[str, Any]:

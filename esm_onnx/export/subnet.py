@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
+import onnxruntime
 
 from esm_onnx.architectures import Architecture, Space, to_genome
 from esm_onnx.errors import InputError, WorkError
@@ -100,8 +101,10 @@ def export_facts(space: Space, settings: ExportSettings) -> dict[str, str | int]
     ours = export.writer in WRITERS
     pooled = ours and not settings.embed_weights and settings.precision != "int8"
     source = {} if ours else {"writer_source": source_digest(find_supernet(export.writer, ours=tuple(WRITERS)))}
+    quantiser = {"quantiser": f"onnxruntime {onnxruntime.__version__}"} if settings.precision == "int8" else {}
     return {
         **source,
+        **quantiser,
         "writer": export.writer,
         "writer_settings": json.dumps(dict(export.settings), sort_keys=True, default=str),
         "batch": settings.batch,

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.record import REFERENCE, Measurement
 from esm_onnx.measurement.references import choose_calibration, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
-from esm_onnx.measurement.session import as_measurement
+from esm_onnx.measurement.session import as_measurement, written_for
 from esm_onnx.measurement.worker import Lost, Worker
 
 IDLE_S = 2.0
@@ -98,6 +98,7 @@ def check_up(
     """
     end = clock() + seconds
     runtime = find_runtime(runtime).name
+    settings, export = replace(settings, folder=str(folder)), written_for(runtime, settings, export)
     for reference in draw_references(space, protocol):  # a wrong [export] is told before a process is started
         write_subnet(space, reference, folder, export)
     with Worker(runtime, settings, memory_bytes=protocol.memory_bytes) as worker:

@@ -30,7 +30,7 @@ class EnergyCounter:
     """A counter of the energy that a device takes.
 
     Attributes:
-        name: what it is; a fact of the target.
+        name: what it is.
         read_mj: energy since some moment in the past, in mJ; never goes back.
         window_s: how long inferences are repeated at least, in s of the runtime's clock.
     """
@@ -151,14 +151,22 @@ def gpu_counter(gpu: Gpu) -> EnergyCounter:
     return EnergyCounter("NVML total energy", read_mj)
 
 
-def find_counter(gpu_index: int | None) -> EnergyCounter:
+def find_counter(gpu_index: int | None, *, on_cpu: bool) -> EnergyCounter:
     """The counter of what computes: the GPU of that number, or the processors.
+
+    Args:
+        on_cpu: the processors compute, if no GPU is named.
 
     Raises:
         InputError: there is none; the message says why.
     """
-    if gpu_index is None:
+    if gpu_index is None and on_cpu:
         return rapl_counter()
+    if gpu_index is None:
+        raise InputError(
+            "no energy counter: the processors do not compute, and NVML does not know the device that does: "
+            f"measure on a CPU or where NVML knows the GPU, {WITHOUT}"
+        )
     try:
         return gpu_counter(Gpu(gpu_index))
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +12,6 @@ from esm_onnx.measurement.memory import peak_memory_bytes
 from esm_onnx.measurement.nvml import find_gpu
 from esm_onnx.measurement.quantities import COPY, ENERGY, MEMORY, Unmeasurable, find_quantity
 from esm_onnx.measurement.runtime import Inference, Runtime
-from esm_onnx.measurement.target import Fact
 
 COPIES = 20
 
@@ -33,11 +32,14 @@ class Meter:
         self._clock = time.perf_counter_ns if runtime.device_clock else runtime.clock
         self._counter = runtime.energy_counter() if ENERGY in quantities else None
         self._memory = MEMORY in quantities
+        self._on_cpu = runtime.on_cpu and runtime.gpu_index is None
+        if self._memory and not (self._on_cpu or runtime.tells_memory):
+            raise self._no_memory()
 
     @property
-    def facts(self) -> Mapping[str, Fact]:
-        """What of the measuring the quantities depend on."""
-        return {} if self._counter is None else {"energy_counter": self._counter.name}
+    def energy_counter(self) -> str | None:
+        """What the energy comes from; None where none is measured. No fact of the target: no latency depends on it."""
+        return None if self._counter is None else self._counter.name
 
     def of_loaded(self, infer: Callable[[], object]) -> dict[str, float]:
         """What a loaded subnet tells, by name with unit.
@@ -66,12 +68,15 @@ class Meter:
         """
         if not self._memory or MEMORY.field in known:
             return {}
-        if self._runtime.gpu_index is not None:
-            raise Unmeasurable(
-                f"no peak memory: {self._runtime.name} does not tell what inference takes on the device: take another "
-                "runtime, or measure without --quantity memory"
-            )
+        if not self._on_cpu:
+            raise self._no_memory()
         return {MEMORY.field: peak_memory_bytes(self._runtime, subnet) / 1e6}
+
+    def _no_memory(self) -> Unmeasurable:
+        return Unmeasurable(
+            f"no peak memory: {self._runtime.name} does not tell what inference takes on the device: take another "
+            "runtime, or measure without --quantity memory"
+        )
 
 
 def copy_ms(copy: Callable[[], object], clock: Callable[[], int]) -> float:

@@ -70,6 +70,7 @@ class Inference:
         copy: brings the inputs to the device and the outputs back, where `run` does neither.
         layers: performs one inference and gives the time of each layer in ms, by the runtime's name of the layer.
         memory_bytes: the most memory that inference has taken on the device so far.
+        settle: runs until the clocks of a device that was idle no longer rise; called right before runs are timed.
     """
 
     run: Callable[[], object]
@@ -77,6 +78,7 @@ class Inference:
     copy: Callable[[], object] | None = None
     layers: Callable[[], Mapping[str, float]] | None = None
     memory_bytes: Callable[[], int] | None = None
+    settle: Callable[[], object] | None = None
 
     def __call__(self) -> object:
         return self.run()
@@ -93,7 +95,14 @@ class Runtime(ABC):
 
     name: ClassVar[str]
     gpu_index: int | None = None
-    """Number, in NVML's order, of the NVIDIA GPU that computes; None where none does."""
+    """Number, in NVML's order, of the NVIDIA GPU that computes; None where none does, or NVML does not tell it."""
+    on_cpu = True
+    """Whether this machine's processors compute: only then are their energy and its memory those of an inference. No
+    matter where `gpu_index` is set."""
+    tells_memory: ClassVar[bool] = False
+    """Whether what is loaded has `Inference.memory_bytes`; else memory can be measured on a CPU only."""
+    converts: ClassVar[bool] = False
+    """Whether `load` turns ONNX into another format, as is done once and elsewhere: not part of the peak memory."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     switches: ClassVar[Mapping[str, bool]] = MappingProxyType({})
     """Settings that are on or off, of `SWITCHES`, and how they usually are."""
@@ -104,15 +113,24 @@ class Runtime(ABC):
     _host: HostCounters | None = None
 
     def __init__(self, settings: RuntimeSettings) -> None:
-        if settings.precision not in self.precisions:
-            raise InputError(
-                f"precision {settings.precision!r} on {self.name}, expected one of {', '.join(self.precisions)}"
-            )
+        self.check_precision(settings.precision)
         for switch in settings.switches:
             if switch not in self.switches:
                 known = ", ".join(self.switches) or "none: it has no switches"
                 raise InputError(f"switch {switch!r} on {self.name}, expected one of {known}")
         self.settings = settings
+
+    @classmethod
+    def check_precision(cls, precision: str) -> None:
+        """Refuses a precision that is none of this runtime's.
+
+        Subnets are written in fp32, fp16 and int8; those of any other precision are computed from fp32.
+
+        Raises:
+            InputError: it is none of `precisions`.
+        """
+        if precision not in cls.precisions:
+            raise InputError(f"precision {precision!r} on {cls.name}, expected one of {', '.join(cls.precisions)}")
 
     def is_on(self, switch: str) -> bool:
         """How a switch of this runtime is set."""
@@ -146,24 +164,23 @@ class Runtime(ABC):
     def counters(self) -> Counters:
         """What the system has counted so far: how the core knows a contaminated run.
 
-        Those of this machine, and of the GPU that `gpu_index` names: the calling thread then only waits for it, so its
-        CPU time means nothing.
+        Those of this machine, and of the GPU that `gpu_index` names: the calling thread only waits where another device
+        computes, so its CPU time means nothing.
         """
         if self._host is None:
-            on_cpu = self.gpu_index is None
-            gpu = find_gpu(self.gpu_index)
-            self._host = HostCounters(one_thread=on_cpu and self.settings.threads == 1, gpu=gpu)
+            one_thread = self.on_cpu and self.gpu_index is None and self.settings.threads == 1
+            self._host = HostCounters(one_thread=one_thread, gpu=find_gpu(self.gpu_index))
         return self._host()
 
     def energy_counter(self) -> EnergyCounter:
         """The counter of the energy that inference takes, asked for where energy is to be measured.
 
-        NVML's of the GPU that `gpu_index` names, else RAPL's of this machine's processors.
+        NVML's of the GPU that `gpu_index` names; RAPL's of this machine's processors where they compute.
 
         Raises:
             InputError: there is none; the message says why.
         """
-        return find_counter(self.gpu_index)
+        return find_counter(self.gpu_index, on_cpu=self.on_cpu)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import onnx
 
 from esm_onnx.architectures import Architecture, Space
-from esm_onnx.errors import ExportError, ThresholdNotMet, WorkError
+from esm_onnx.errors import EsmError, ExportError, InputError, ThresholdNotMet, WorkError
 from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
+from esm_onnx.export.settings import PRECISIONS
+from esm_onnx.export.writers import FAMILIES, export_of
 from esm_onnx.measurement.calibration import establish
 from esm_onnx.measurement.layers import times_by_block
 from esm_onnx.measurement.protocol import Protocol
@@ -36,8 +39,6 @@ from esm_onnx.measurement.timing import Timing
 from esm_onnx.measurement.turns import in_turn
 from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Worker
 
-WRITTEN_IN = {"tf32": "fp32"}
-"""What subnets are written in where it is not the precision that they are computed in."""
 GREATEST_FAILURES = 2
 """After so many failures on one target an architecture is not attempted again, unless failures are to be retried."""
 
@@ -107,8 +108,7 @@ class Profiler:
     ) -> None:
         self.space, self.store, self.folder = space, store, folder
         self.settings = replace(settings or RuntimeSettings(), folder=str(folder))
-        precision = self.settings.precision
-        self.export = replace(export or ExportSettings(), precision=WRITTEN_IN.get(precision, precision))
+        self.export = written_for(runtime, self.settings, export or ExportSettings())
         self.protocol = protocol or Protocol()
         self._report, self._clock = report, clock
         self._started = clock()
@@ -126,7 +126,7 @@ class Profiler:
                 **export_facts(space, self.export),
                 "runtime": runtime,
                 **self.worker.facts,
-                "precision": precision,
+                "precision": self.settings.precision,
             }
             self.target = Target(name or f"{runtime} {facts['device']}", facts)
             self._kept = kept.pop_all()
@@ -152,7 +152,10 @@ class Profiler:
             Unmeasurable: a quantity that the protocol asks for cannot be measured here.
         """
         with self.store.alone(self.target):
-            return in_turn([self.steps(architectures, enough=enough)])[0]
+            (outcome,) = in_turn([self.steps(architectures, enough=enough)])
+        if isinstance(outcome, EsmError):
+            raise outcome
+        return outcome
 
     def steps(
         self, architectures: Iterable[Architecture], *, enough: Callable[[], bool] = lambda: False
@@ -212,7 +215,7 @@ class Profiler:
         self, todo: Sequence[Architecture], asked: Sequence[Architecture], enough: Callable[[], bool]
     ) -> Generator[None, None, Quality]:
         """One session over the first of `todo`, continued where it was interrupted, and its verdict."""
-        provenance = {"protocol": self.protocol.as_json()}
+        provenance = self._provenance()
         session = self.store.unfinished_session(self.space, self.target, provenance)
         if session is None:
             session = self.store.open_session(self.space, self.target, provenance)
@@ -257,10 +260,15 @@ class Profiler:
 
     def _close_abandoned(self) -> None:
         """Judges the sessions that interrupted commands left open and this one does not continue."""
-        ours = {"protocol": self.protocol.as_json()}
+        ours = self._provenance()
         for session, status, provenance, _ in list(self.store.sessions(self.space, self.target)):
             if status == OPEN and provenance != ours and "protocol" in provenance:
                 self._close(session, Protocol.from_json(provenance["protocol"]))
+
+    def _provenance(self) -> dict[str, Any]:
+        """How the records of a session come about: the protocol, and the counter that energy is read from."""
+        counter = self.worker.energy_counter
+        return {"protocol": self.protocol.as_json(), **({"energy_counter": counter} if counter else {})}
 
     def _judge(self, session: int, protocol: Protocol) -> Quality:
         accepted = self.store.measurements(self.space, self.target, role=REFERENCE)
@@ -304,6 +312,10 @@ class Profiler:
         Raises:
             InputError: the runtime tells no layer times, or the writer does not name nodes after blocks.
         """
+        if (writer := export_of(self.space).writer) not in FAMILIES:
+            raise InputError(
+                f"writer {writer!r} does not name nodes after blocks, expected one of {', '.join(FAMILIES)}"
+            )
         started_at = self._clock()
         try:
             subnet = self._write(architecture, "subnet")
@@ -313,7 +325,8 @@ class Profiler:
             reply = self.worker.layers(subnet.path, deadline_s=self.protocol.deadline_s)
             if isinstance(reply, Lost):
                 return Failure(architecture, reply.kind, reply.message, started_at)
-            return times_by_block(onnx.load(subnet.path, load_external_data=False), reply)
+            times = times_by_block(onnx.load(subnet.path, load_external_data=False), reply)
+            return Failure(architecture, "layers", times, started_at) if isinstance(times, str) else times
         finally:
             subnet.path.unlink(missing_ok=True)
 
@@ -359,14 +372,24 @@ class Profiler:
         return as_measurement(architecture, role, reply, calibration, started_at, self._clock() - started_at)
 
 
-def profile_together(profilers: Sequence[Profiler], architectures: Iterable[Architecture]) -> list[Outcome]:
+def written_for(runtime: str, settings: RuntimeSettings, export: ExportSettings) -> ExportSettings:
+    """How subnets are written for the precision of a runtime: in fp32 where it is not one that subnets are written in.
+
+    Raises:
+        InputError: the runtime has no such precision.
+    """
+    find_runtime(runtime).check_precision(settings.precision)
+    return replace(export, precision=settings.precision if settings.precision in PRECISIONS else "fp32")
+
+
+def profile_together(profilers: Sequence[Profiler], architectures: Iterable[Architecture]) -> list[Outcome | EsmError]:
     """Measures the same architectures on several targets, one after the other on each: what disturbs one disturbs all.
 
     Args:
         profilers: of one space and one store.
 
-    Raises:
-        What `Profiler.profile` raises: of the first that fails, once the others have ended.
+    Returns:
+        For each target its outcome, or the error that `Profiler.profile` would raise; the others go on without it.
     """
     asked = list(architectures)
     by_device = {profiler.target.facts["device"]: profiler for profiler in profilers}

@@ -10,14 +10,9 @@ from esm_onnx.errors import EsmError
 Result = TypeVar("Result")
 
 
-def in_turn(works: Sequence[Generator[None, None, Result]]) -> list[Result]:
-    """Performs works step by step, a step of each in turn; gives what they return.
-
-    Raises:
-        EsmError: the first that a work raised, once the others have ended.
-    """
-    results: dict[int, Result] = {}
-    errors: list[EsmError] = []
+def in_turn(works: Sequence[Generator[None, None, Result]]) -> list[Result | EsmError]:
+    """Performs works step by step, a step of each in turn; gives what each returns or raises."""
+    results: dict[int, Result | EsmError] = {}
     going = dict(enumerate(works))
     while going:
         for number, work in list(going.items()):
@@ -27,8 +22,6 @@ def in_turn(works: Sequence[Generator[None, None, Result]]) -> list[Result]:
                 results[number] = ended.value
                 del going[number]
             except EsmError as error:
-                errors.append(error)
+                results[number] = error
                 del going[number]
-    if errors:
-        raise errors[0]
     return [results[number] for number in range(len(works))]

@@ -66,6 +66,10 @@ class Worker:
         memory_bytes: what the process may allocate; None takes 80 % of the machine's or the container's memory.
         quantities: what to measure beside the latency, names of `QUANTITIES`.
 
+    Attributes:
+        facts: those of the runtime.
+        energy_counter: what the energy is read from; None where it is not measured.
+
     Raises:
         InputError: the runtime cannot be used here, or a quantity not be measured, or the memory is too little for any.
         WorkError: the process does not start.
@@ -89,6 +93,7 @@ class Worker:
         self._output: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection | None = None
+        self.energy_counter: str | None = None
         try:
             self.facts: Mapping[str, Fact] = self._start()
         except BaseException:
@@ -205,6 +210,7 @@ class Worker:
                 raise WorkError(f"the measuring process did not start within {START_S:g} s")
             raise InputError(reply["problem"])
         facts: Mapping[str, Fact] = reply["facts"]
+        self.energy_counter = reply["energy_counter"]
         if "device" not in facts:
             self._stop()
             raise InputError(f"the runtime gives facts without a device: {', '.join(facts) or 'none'}")

@@ -1,25 +1,30 @@
 """The process that times: `python -m esm_onnx.measurement.worker_process FD RUNTIME SETTINGS MEMORY_BYTES QUANTITY …`.
 
 It imports neither torch nor sklearn. Jobs and replies are JSON on a channel of their own, FD, because runtimes print to
-standard output when something goes wrong. First message out: the runtime's facts. Then for each job
+standard output when something goes wrong. First message out: the runtime's facts, and what energy is read from. Then
+for each job
 `{"job": 7, "subnet": "…", "check": false, "runs": 150, "warmup": 10, "calibration": "…", …}` one reply with the same
 number: `{"job": 7, "timing": {…}}` or `{"job": 7, "kind": "load", "message": "…"}`. It ends when the channel closes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from esm_onnx.errors import EsmError
 from esm_onnx.measurement.agreement import disagreement, expected_outputs
@@ -32,6 +37,23 @@ from esm_onnx.measurement.worker import CALIBRATION_LOST, UNMEASURABLE
 
 LAYER_ROUNDS = 5
 """Readings of layer times; one alone may have met something else on the machine."""
+EXPECTATIONS = 32
+"""Subnets whose right outputs are kept: references come again in each round, and are not many."""
+OVERRIDES = {
+    "NVIDIA_TF32_OVERRIDE": "NVIDIA's libraries compute in fp32 or TF32 whatever they are told",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "so does PyTorch",
+    "CUBLAS_EMULATE_SINGLE_PRECISION": "cuBLAS puts fp32 together from bf16",
+    "CUBLAS_WORKSPACE_CONFIG": "cuBLAS takes other kernels",
+    "CUDA_LAUNCH_BLOCKING": "the host waits for each kernel",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING": "PyTorch asks the driver for each tensor's memory",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "oneDNN, in PyTorch and OpenVINO, computes fp32 in bf16, fp16 or TF32",
+    "DNNL_DEFAULT_FPMATH_MODE": "its older name",
+    "ONEDNN_MAX_CPU_ISA": "oneDNN leaves instructions of the processor unused",
+    "DNNL_MAX_CPU_ISA": "its older name",
+    "ONEDNN_VERBOSE": "oneDNN prints a line for each operator",
+    "DNNL_VERBOSE": "its older name",
+}
+"""Environment variables that are taken away, and what they do: they change what is measured, and no fact would tell."""
 
 
 class JobFailure(Exception):
@@ -44,7 +66,8 @@ class JobFailure(Exception):
 
 def serve(channel: Connection, runtime: Runtime, meter: Meter) -> None:
     """Answers jobs until the channel closes."""
-    channel.send_bytes(json.dumps({"facts": {**runtime.facts(), **meter.facts}}).encode())
+    first = {"facts": dict(runtime.facts()), "energy_counter": meter.energy_counter}
+    channel.send_bytes(json.dumps(first).encode())
     with ExitStack() as kept:
         calibrator = Calibrator(runtime, kept)
         while True:
@@ -57,6 +80,17 @@ def serve(channel: Connection, runtime: Runtime, meter: Meter) -> None:
             except JobFailure as failure:
                 reply = {"kind": failure.kind, "message": failure.message}
             channel.send_bytes(json.dumps({"job": job["job"], **reply}).encode())
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file, equal to another of the same path as long as what it holds is the same."""
+
+    path: Path
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.sha256(self.path.read_bytes()).hexdigest())
 
 
 class Calibrator:
@@ -87,6 +121,7 @@ def _perform(runtime: Runtime, meter: Meter, calibrator: Calibrator, job: dict[s
         calibrate = calibrator.ready(job["calibration"])
         with ExitStack() as loaded:
             infer = _ready(runtime, subnet, loaded, check=job["check"], fp32=fp32)
+            settle(infer)
             if calibrate is None:
                 timing = time_runs(infer, instruments, **limits)
             else:
@@ -103,6 +138,7 @@ def _layers(runtime: Runtime, job: dict[str, Any]) -> dict[str, Any]:
         layers = infer.layers if isinstance(infer, Inference) else None
         if layers is None:
             raise Unmeasurable(f"runtime {runtime.name!r} tells no layer times, expected another: ort-cpu does")
+        settle(infer)
         rounds = [layers() for _ in range(LAYER_ROUNDS)]
     return {"layers": {name: median(times[name] for times in rounds if name in times) for name in rounds[0]}}
 
@@ -126,10 +162,22 @@ def _ready(
     if problem := _not_finite(outputs):
         raise JobFailure("nan", problem)
     if outputs is not None and not runtime.own_inputs:
-        expected = expected_outputs(fp32 or subnet, runtime.inputs(subnet))
+        expected = _expected(runtime, Content(subnet), Content(fp32 or subnet))
         if problem := disagreement(outputs, expected, runtime.settings.precision):
             raise JobFailure("wrong", problem)
     return infer
+
+
+@lru_cache(maxsize=EXPECTATIONS)
+def _expected(runtime: Runtime, subnet: Content, fp32: Content) -> list[NDArray[Any]]:
+    """What a subnet should compute, worked out once for each."""
+    return expected_outputs(fp32.path, runtime.inputs(subnet.path))
+
+
+def settle(infer: Callable[[], object]) -> None:
+    """Brings a device that was idle while outputs were compared back to its speed, where it needs that."""
+    if isinstance(infer, Inference) and infer.settle is not None:
+        infer.settle()
 
 
 @contextmanager
@@ -159,6 +207,8 @@ def _not_finite(outputs: Any) -> str | None:
 def main() -> None:
     """Opens the channel and the runtime that the command line names."""
     die_with_parent()
+    for name in OVERRIDES:
+        os.environ.pop(name, None)
     channel, name, settings = Connection(int(sys.argv[1])), sys.argv[2], RuntimeSettings(**json.loads(sys.argv[3]))
     try:
         runtime = find_runtime(name)(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from esm_onnx.architectures import Architecture, Export, Space
 from esm_onnx.architectures.blocks import block_space, table_entries
 from esm_onnx.errors import InputError
 from esm_onnx.export import ExportSettings, export_facts
+from esm_onnx.measurement.layers import WITHIN_NETWORKS
 from esm_onnx.measurement.record import SUBJECT
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Fact, Target
@@ -22,7 +23,8 @@ def read_table(store: Store, space: Space, target: Target) -> Lookup:
     """The lookup table of a space for a target: the mean of each entry's accepted measurements.
 
     Its entries were measured on the same device, by the same runtime and with the same settings: all facts of their
-    target are this one's, but for the writer, whose settings say that it wrote parts of these very networks.
+    target are this one's, but for the writer, whose settings say that it wrote parts of these very networks. Where not
+    all of them were timed by themselves, those that were timed within networks (`layers`) will do if they are whole.
 
     Raises:
         InputError: entries are missing, with their number and the command that measures them; or the target's
@@ -32,6 +34,35 @@ def read_table(store: Store, space: Space, target: Target) -> Lookup:
     blocks = block_space(space)
     written = export_facts(blocks, ExportSettings())
     facts = {**target.facts, **{name: written[name] for name in ("writer", "writer_settings")}}
+    entries = table_entries(space)
+    timed = _read(store, blocks, facts)
+    if missing := [entry for entry in entries if entry not in timed.latencies]:
+        within = _read(store, blocks, {**facts, **WITHIN_NETWORKS})
+        if not within.latencies.keys() >= set(entries):
+            failures = f", {count} of them failed" if (count := len(timed.failed.intersection(missing))) else ""
+            raise InputError(
+                f"{len(missing)} of the {len(entries)} entries of the lookup table of {space.name!r} on "
+                f"{target.name!r} are missing{failures}: measure them with `esm-onnx profile --blocks --space "
+                f"{space.name} --runtime {facts.get('runtime')} --store {store.path}` and the options that the "
+                "architectures were measured with"
+            )
+        timed = within
+    columns = tuple(ENTRIES.columns(space))
+    options = sum(len(feature.options) for feature in space.network)
+    table = np.array([np.mean(timed.latencies[entry]) for entry in entries])
+    return Lookup(columns, table.reshape(-1, len(columns) - options), timed.seconds)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """What a store holds of the blocks on targets of some facts: latencies in ms, failures, and the time it took."""
+
+    latencies: dict[Architecture, list[float]]
+    failed: set[Architecture]
+    seconds: float
+
+
+def _read(store: Store, blocks: Space, facts: Mapping[str, Fact]) -> _Timed:
     latencies: dict[Architecture, list[float]] = {}
     failed: set[Architecture] = set()
     seconds = 0.0
@@ -40,18 +71,7 @@ def read_table(store: Store, space: Space, target: Target) -> Lookup:
         failed |= {failure.architecture for failure in store.failures(blocks, found)}
         for measurement in store.measurements(blocks, found, role=SUBJECT):
             latencies.setdefault(measurement.architecture, []).append(measurement.latency_ms)
-    entries = table_entries(space)
-    if missing := [entry for entry in entries if entry not in latencies]:
-        failures = f", {count} of them failed" if (count := len(failed.intersection(missing))) else ""
-        raise InputError(
-            f"{len(missing)} of the {len(entries)} entries of the lookup table of {space.name!r} on {target.name!r} "
-            f"are missing{failures}: measure them with `esm-onnx profile --blocks --space {space.name} --runtime "
-            f"{facts.get('runtime')} --store {store.path}` and the options that the architectures were measured with"
-        )
-    columns = tuple(ENTRIES.columns(space))
-    options = sum(len(feature.options) for feature in space.network)
-    table = np.array([np.mean(latencies[entry]) for entry in entries])
-    return Lookup(columns, table.reshape(-1, len(columns) - options), seconds)
+    return _Timed(latencies, failed, seconds)
 
 
 def find_table(store: Store, space: Space, target: Target) -> Lookup | str:

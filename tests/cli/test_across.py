@@ -63,9 +63,34 @@ def test_two_runtimes_take_turns_and_are_compared(esm: Run, tmp_path: Path) -> N
 def test_what_cannot_be_compared(esm: Run) -> None:
     esm(*TOGETHER, "--runtime", "dry")
     assert "one target alone, expected two or more" in error_of(esm(*ACROSS, code=2))
-    assert "expected no other choice but --space" in error_of(esm(*ACROSS, "--surrogate", "mlp", code=2))
+    assert "--surrogate is not for --across" in error_of(esm(*ACROSS, "--surrogate", "mlp", code=2))
+    assert "several --target are for --across" in error_of(esm("compare", "--target", "a", "--target", "b", code=2))
     esm(*TOGETHER, "--runtime", "dry", "--device", "cpu")
     assert "'dry cpu'" in str(json.loads(esm(*ACROSS, "--json").stdout)["pairs"])
+    esm(*TOGETHER, "--runtime", "dry", "--device", "board", "--batch", 2)
+    assert "targets of different batches" in error_of(esm(*ACROSS, code=2))
+    assert "'dry cpu'" in str(json.loads(esm(*ACROSS, "--json", "--target", "dry cpu", "--target", "dry gpu").stdout))
+
+
+@pytest.mark.usefixtures("six")
+def test_a_runtime_that_fails_does_not_hide_what_the_other_measured(esm: Run) -> None:
+    both = ["--runtime", "ort-cpu", "--runtime", "dry", "--device", "gpu", "--plain", "--runs", 10, "--tolerance", "9%"]
+    done = esm(*TOGETHER, *both, code=2)
+    assert "device 'gpu' on ort-cpu" in error_of(done)
+    strict = ["--runtime", "dry", "--runtime", "ort-cpu", "--plain", "--runs", 10, "--tolerance", 1e-9, "--attempts", 1]
+    done = esm(*TOGETHER, *strict, "--references", 2, "--json", code=3)
+    assert json.loads(done.stdout or "[]") == []
+    assert error_of(done).startswith("error: dry: 1 sessions in a row were rejected")
+    assert "ort-cpu: 1 sessions in a row were rejected" in done.stderr
+
+
+@pytest.mark.usefixtures("six")
+def test_a_switch_is_for_those_that_have_it(esm: Run) -> None:
+    both = ["--runtime", "ort-cpu", "--runtime", "dry", "--plain", "--runs", 10, "--tolerance", "1000%", "--json"]
+    ours, dry = json.loads(esm(*TOGETHER, *both, "--no-spinning").stdout)
+    assert ours["facts"]["spinning"] == "off"
+    assert "spinning" not in dry["facts"]
+    assert "switch 'flush' on ort-cpu" in error_of(esm(*TOGETHER, *both, "--flush", code=2))
 
 
 @pytest.mark.usefixtures("six")

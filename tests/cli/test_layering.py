@@ -27,7 +27,7 @@ def thirty(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("thirty")
 def test_blocks_of_real_networks_fill_the_lookup_table_once(esm: Run, tmp_path: Path) -> None:
-    (first,) = json.loads(esm(*LAYERS, "--runtime", "ort-cpu", "--json").stdout)
+    first = json.loads(esm(*LAYERS, "--runtime", "ort-cpu", "--json").stdout)
     assert len(first["architectures"]) == 30
     assert first["failures"] == []
     for line in first["architectures"]:
@@ -43,7 +43,8 @@ def test_blocks_of_real_networks_fill_the_lookup_table_once(esm: Run, tmp_path: 
         assert measured <= set(table_entries(SPACE))
         ((_, _, provenance, _),) = store.sessions(content.space, content.target)
         assert provenance["how"] == HOW
-    (again,) = json.loads(esm(*LAYERS, "--runtime", "ort-cpu", "--json").stdout)
+        assert content.target.facts["timed"] == "within networks"
+    again = json.loads(esm(*LAYERS, "--runtime", "ort-cpu", "--json").stdout)
     assert again["entries"] == 0
 
 

@@ -124,3 +124,16 @@ def test_the_limit_on_memory_reaches_the_subnet(tmp_path: Path) -> None:
     save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     done = esm("time", path, "--runtime", "ort-cpu", "--memory", "0.5", "--runs", 1, "--json", code=1)
     assert json.loads(done.stdout)["files"][0]["kind"] == "memory"
+
+
+def test_a_file_in_fp32_is_not_timed_as_fp16(
+    sound: Path, tiny: Space, eight: list[Architecture], tmp_path: Path
+) -> None:
+    refused = esm("time", sound, "--runtime", "ort-cpu", "--precision", "fp16", code=2)
+    assert "sound.onnx: written in another precision, expected fp16" in refused.stderr
+    narrow = write_subnet(tiny, eight[0], tmp_path, ExportSettings(precision="fp16", embed_weights=True), name="n.onnx")
+    timed = json.loads(
+        esm("time", narrow.path, "--runtime", "ort-cpu", "--precision", "fp16", "--runs", 10, "--json").stdout
+    )
+    assert timed["facts"]["precision"] == "fp16"
+    assert timed["files"][0]["latency_ms"] > 0

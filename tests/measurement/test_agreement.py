@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from plugins import install_faulty
 
-from esm_onnx.architectures import sample
+from esm_onnx.architectures import find_space, sample
 from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement.agreement import TOLERANCES, disagreement, expected_outputs
 from esm_onnx.measurement.inputs import random_inputs
@@ -46,6 +46,16 @@ def test_number_and_shapes_of_outputs_must_agree() -> None:
     one, two = np.ones((1, 2)), np.ones((2, 1))
     assert "1 outputs, expected 2" in str(disagreement([one], [one, two], "fp32"))
     assert "the shape (1, 2), expected (2, 1)" in str(disagreement([one], [two], "fp32"))
+
+
+def test_arithmetic_of_ten_bits_is_not_taken_for_fp32(tmp_path: Path) -> None:
+    space = find_space("mobilenetv3")
+    (architecture,) = sample(space, 1, strategy="balanced", rng=Random(4))
+    wide, narrow = (write_subnet(space, architecture, tmp_path, ExportSettings(precision=p)) for p in ("fp32", "fp16"))
+    inputs = random_inputs(narrow.path, 0)
+    expected, rounded = (expected_outputs(subnet.path, inputs) for subnet in (wide, narrow))
+    assert disagreement(rounded, expected, "fp16") is None
+    assert disagreement(rounded, expected, "fp32") is not None
 
 
 def test_zeros_must_be_zeros() -> None:
@@ -90,7 +100,7 @@ def test_a_runtime_that_computes_something_else_gives_a_failure(
     else:
         assert isinstance(reply, Lost)
         assert reply.kind == "wrong"
-        assert "expected at most 0.1 % of that in fp32" in reply.message
+        assert "expected at most 0.01 % of that in fp32" in reply.message
 
 
 def test_fp16_is_compared_with_fp32(tmp_path: Path) -> None:

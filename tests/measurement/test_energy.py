@@ -19,6 +19,7 @@ from esm_onnx.measurement.energy import (
     STUCK_NS,
     EnergyCounter,
     energy_per_inference_mj,
+    find_counter,
     gpu_counter,
     rapl_counter,
 )
@@ -145,6 +146,15 @@ def test_the_energy_of_a_gpu_comes_from_nvml_in_millijoules(library: str, tmp_pa
         counter.read_mj()
     with pytest.raises(InputError, match="without --quantity energy"):
         gpu_counter(Gpu(0, library))
+
+
+def test_the_processors_energy_is_not_that_of_a_device_that_nvml_does_not_know() -> None:
+    with pytest.raises(InputError) as caught:
+        find_counter(None, on_cpu=False)
+    assert str(caught.value) == (
+        "no energy counter: the processors do not compute, and NVML does not know the device that does: measure on a "
+        "CPU or where NVML knows the GPU, or measure without --quantity energy"
+    )
 
 
 class Device:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,6 +21,7 @@ from esm_onnx.architectures import Architecture, Space, sample
 from esm_onnx.architectures.catalogue import find_space
 from esm_onnx.errors import InputError
 from esm_onnx.export import write_subnet
+from esm_onnx.measurement import worker_process
 from esm_onnx.measurement.memory import growth_bytes, reset_peak
 from esm_onnx.measurement.meter import copy_ms
 from esm_onnx.measurement.protocol import Protocol
@@ -69,7 +72,7 @@ def test_the_energy_and_memory_of_dry_are_those_of_its_formula(tmp_path: Path, t
     subnet = a_convolution_and_a_gemm(tmp_path / "x.onnx")
     device = DRY.DEVICES["board"]
     with Worker("dry", RuntimeSettings(device="board", threads=threads), quantities=["energy", "memory"]) as worker:
-        assert worker.facts["energy_counter"] == "formula"
+        assert worker.energy_counter == "formula"
         found = timed(worker, subnet).quantities
         again = timed(worker, subnet).quantities
     macs = 8 * 8 * 4 * 3 * 3 * 3 + 4 * 5
@@ -84,10 +87,10 @@ def test_nothing_is_measured_that_was_not_asked_for(tmp_path: Path) -> None:
     subnet = a_convolution_and_a_gemm(tmp_path / "x.onnx")
     for asked in ((), ("latency",)):
         with Worker("dry", RuntimeSettings(), quantities=asked) as worker:
-            assert "energy_counter" not in worker.facts
+            assert worker.energy_counter is None
             assert timed(worker, subnet).quantities == {}
     with Worker("dry", RuntimeSettings(), quantities=["memory"]) as worker:
-        assert "energy_counter" not in worker.facts
+        assert worker.energy_counter is None
         assert timed(worker, subnet).quantities.keys() == {"memory_mb"}
 
 
@@ -122,6 +125,18 @@ def test_memory_grows_by_what_is_held_at_its_peak() -> None:
 
     grown = growth_bytes(Load, Path("/proc/self"))  # type: ignore[arg-type]
     assert grown == pytest.approx(60e6, rel=0.05)
+
+
+@pytest.mark.parametrize(("converts", "expected"), [(False, 80e6), (True, 40e6)])
+def test_what_converting_takes_for_a_while_does_not_count(converts: bool, expected: float) -> None:
+    @contextmanager
+    def load() -> Iterator[Callable[[], object]]:
+        loaded = np.ones(20_000_000, np.uint8)
+        converting = np.ones(60_000_000, np.uint8)
+        del converting
+        yield lambda: (np.ones(20_000_000, np.uint8), loaded)
+
+    assert growth_bytes(load, Path("/proc/self"), converts=converts) == pytest.approx(expected, rel=0.05)
 
 
 def test_a_system_that_does_not_tell_its_peak_is_told(tmp_path: Path) -> None:
@@ -185,31 +200,39 @@ def test_copies_take_their_median() -> None:
 
 
 EVENTS = """
+import os
 import time
 from contextlib import contextmanager
 from esm_onnx.measurement.conditions import Counters
 from esm_onnx.measurement.energy import EnergyCounter
 from esm_onnx.measurement.runtime import Inference, Runtime
 
+SEEN = [name for name in ("NVIDIA_TF32_OVERRIDE", "ONEDNN_VERBOSE", "HOME") if name in os.environ]
+
 class Events(Runtime):
     name = "events"
     device_clock = True
     now = reading = 0
+    cold = True
 
     def __init__(self, settings):
         super().__init__(settings)
         self.gpu_index = 0 if settings.device == "gpu" else None
+        self.on_cpu = settings.device != "npu"
 
     def facts(self):
-        return {"device": self.settings.device or "x"}
+        return {"device": self.settings.device or "x", "seen": " ".join(SEEN)}
 
     @contextmanager
     def load(self, subnet):
+        self.cold = True
         def run():
-            self.now += 1_000_000  # the device's own time, whatever the host waits
+            self.now += 3_000_000 if self.cold else 1_000_000  # the device's own time, whatever the host waits
             self.reading += 5
             time.sleep(0.002)
-        yield Inference(run, copy=lambda: time.sleep(0.001))
+        def settle():
+            self.cold = False
+        yield Inference(run, copy=lambda: time.sleep(0.001), settle=settle)
 
     def clock(self):
         return self.now
@@ -244,7 +267,7 @@ def test_the_hosts_waiting_and_the_copies_are_stored_beside_the_devices_time(
 ) -> None:
     protocol = replace(QUICK, quantities=("energy",))
     with Profiler(tiny, store, "events", folder=store.path.parent / "s", protocol=protocol) as profiler:
-        assert profiler.target.facts["energy_counter"] == "steady"
+        assert profiler.worker.energy_counter == "steady"
         profiler.profile(eight[:2])
         records = list(store.measurements(tiny, profiler.target))
     assert len(records) == 4
@@ -257,16 +280,48 @@ def test_the_hosts_waiting_and_the_copies_are_stored_beside_the_devices_time(
 
 
 @pytest.mark.usefixtures("events")
-def test_a_gpu_whose_runtime_does_not_tell_its_memory_is_said_and_no_subnet_is_blamed(
-    store: Store, tiny: Space, eight: list[Architecture]
+@pytest.mark.parametrize("device", ["gpu", "npu"])
+def test_a_device_whose_memory_nobody_tells_is_refused_before_anything_is_measured(
+    store: Store, tiny: Space, device: str
 ) -> None:
-    settings = RuntimeSettings(device="gpu")
-    protocol = replace(QUICK, quantities=("memory",), paired=False)
-    with Profiler(tiny, store, "events", folder=store.path.parent / "s", settings=settings, protocol=protocol) as p:
-        with pytest.raises(Unmeasurable, match="no peak memory: events does not tell what inference takes"):
-            p.profile(eight)
-        assert store.failures(tiny, p.target) == []
-        assert store.measured(tiny, p.target) == set()
+    """A GPU that NVML knows, and a device that it does not: neither has the memory of this process."""
+    settings, protocol = RuntimeSettings(device=device), replace(QUICK, quantities=("memory",))
+    with pytest.raises(InputError, match="no peak memory: events does not tell what inference takes on the device"):
+        Profiler(tiny, store, "events", folder=store.path.parent / "s", settings=settings, protocol=protocol)
+    assert store.contents() == []
+
+
+@pytest.mark.usefixtures("events")
+def test_what_would_change_the_arithmetic_unseen_is_not_in_the_environment_of_a_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("NVIDIA_TF32_OVERRIDE", "ONEDNN_VERBOSE", "HOME"):
+        monkeypatch.setenv(name, "1")
+    with Worker("events", RuntimeSettings()) as worker:
+        assert worker.facts["seen"] == "HOME"
+
+
+def test_the_calling_threads_time_tells_nothing_where_another_device_computes() -> None:
+    runtime = find_runtime("ort-cpu")(RuntimeSettings())
+    assert runtime.counters().cpu_ns is not None
+    other = find_runtime("ort-cpu")(RuntimeSettings())
+    other.on_cpu = False
+    assert other.counters().cpu_ns is None
+
+
+def test_right_outputs_are_worked_out_once_for_each_content_of_a_file(tmp_path: Path) -> None:
+    runtime, path = find_runtime("ort-cpu")(RuntimeSettings()), a_convolution_and_a_gemm(tmp_path / "x.onnx")
+
+    def right() -> object:
+        return worker_process._expected(runtime, worker_process.Content(path), worker_process.Content(path))
+
+    first = right()
+    assert right() is first
+    subnet = onnx.load(path)
+    subnet.graph.node[-1].attribute.append(helper.make_attribute("alpha", 2.0))
+    onnx.save(subnet, path)
+    (before,), (after,) = first, right()  # type: ignore[misc, attr-defined]
+    assert np.allclose(2 * before, after)
 
 
 def test_what_was_measured_without_a_quantity_is_measured_again_for_it(
@@ -282,10 +337,11 @@ def test_what_was_measured_without_a_quantity_is_measured_again_for_it(
     assert profile("memory") == (8, 0)
     assert profile("memory") == (0, 8)
     assert profile() == (0, 8)
-    assert profile("energy", "memory", count=2) == (2, 0)  # another target: the counter is a fact of it
-    (latency, energy) = store.contents()
-    assert [content.measurements for content in (latency, energy)] == [3 + 8, 2]
-    assert [content.measurements for content in store.contents(["energy_mj"])] == [0, 2]
+    assert profile("energy", "memory", count=2) == (2, 0)
+    assert profile() == (0, 8)
+    (content,) = store.contents()  # a latency does not depend on the counter of energy
+    assert content.measurements == 3 + 8 + 2
+    assert [content.measurements for content in store.contents(["energy_mj"])] == [2]
 
 
 def test_quantities_are_reported_by_their_own_spread(store: Store, tiny: Space, eight: list[Architecture]) -> None:

@@ -20,6 +20,7 @@ from esm_onnx.errors import InputError, WorkError
 from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement.agreement import disagreement, expected_outputs
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime, list_runtimes, outputs_of
+from esm_onnx.measurement.scratch import scratch
 
 REASON = next(entry.problem for entry in list_runtimes() if "ncnn" in entry.names)
 needs_ncnn = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -159,6 +160,23 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(WorkError), opened().load(one_node("Nonsense", tmp_path)):
         pass
     assert list(temporary.iterdir()) == []
+    assert sorted(folder.iterdir()) == there
+
+
+@needs_ncnn
+def test_what_a_killed_process_left_is_deleted_and_what_belongs_to_others_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "subnets"
+    subnet = written("resnet", folder)
+    there = sorted(folder.iterdir())
+    dead = "0123456789abcdef"
+    for name in (f"scratch-{dead}.lock", f"ncnn-{dead}.onnx", f"ncnn-{dead}.pnnxsim.onnx", f"ncnn-{dead}.bin"):
+        (folder / name).write_bytes(b"")
+    with scratch(folder) as word:
+        (folder / f"ncnn-{word}.onnx").write_bytes(b"")
+        with opened(folder=str(folder)).load(subnet) as infer:
+            infer()
+            left = {path.name for path in folder.iterdir()} - {path.name for path in there}
+            assert left == {f"scratch-{word}.lock", f"ncnn-{word}.onnx"}
     assert sorted(folder.iterdir()) == there
 
 

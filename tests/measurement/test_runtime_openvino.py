@@ -75,6 +75,20 @@ def test_facts_name_what_a_latency_depends_on() -> None:
     assert (facts["threads"], facts["arithmetic"], facts["machine"]) == (2, "f32", platform.machine())
 
 
+@needs_openvino
+def test_the_driver_of_a_device_that_tells_it_is_a_fact() -> None:
+    """There is none here: its property is made up, by the name that the plug-in for GPUs gives it."""
+    made_up = {"SUPPORTED_PROPERTIES": {"FULL_DEVICE_NAME": "RO", "GPU_DRIVER_VERSION": "RO"}, "GPU_DRIVER_VERSION": 7}
+    runtime = opened()
+
+    class WithDriver(type(runtime)):  # type: ignore[misc]
+        def _property(self, name: str) -> object:
+            return made_up.get(name) or super()._property(name)
+
+    assert "driver" not in runtime.facts()
+    assert WithDriver(RuntimeSettings()).facts()["driver"] == "7"
+
+
 IN_FP16 = """
 import sys
 from pathlib import Path

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +270,35 @@ def test_threads_are_those_asked_for_while_a_subnet_is_loaded(tmp_path: Path) ->
         with runtime.load(subnet):
             assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == before
+
+
+def tensors() -> int:
+    return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+
+
+def test_weights_go_with_their_subnet_before_python_collects_garbage(tmp_path: Path) -> None:
+    (architecture,) = sample(tiny_space(), 1, strategy="random", rng=Random(0))
+    subnet = write_subnet(tiny_space(), architecture, tmp_path).path
+    weights = onnx.load(subnet).graph.initializer
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        with find_runtime("torch-cpu")(RuntimeSettings()).load(subnet) as infer:
+            infer()
+            assert tensors() - before > len(weights)
+        assert tensors() - before == 1  # the input, which the inference holds as long as there is one
+    finally:
+        gc.enable()
+    assert callable(infer)
+
+
+def test_what_a_subnet_takes_is_its_constants_and_inputs(tmp_path: Path) -> None:
+    (architecture,) = sample(tiny_space(), 1, strategy="random", rng=Random(0))
+    subnet = write_subnet(tiny_space(), architecture, tmp_path).path
+    floats = sum(math.prod(tensor.dims) for tensor in onnx.load(subnet).graph.initializer)
+    taken = torch_graph.bytes_of(torch_graph.read_graph(subnet), [torch.zeros(2, 3, 32, 32)])
+    assert taken == 4 * (floats + 2 * 3 * 32 * 32)
 
 
 def test_it_is_timed_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def loaded_by(code: str) -> list[str]:
 def test_a_measuring_process_imports_nothing_heavy() -> None:
     code = (
         "import esm_onnx, esm_onnx.measurement.worker_process, esm_onnx.measurement.session\n"
-        "from esm_onnx.measurement.runtime import list_runtimes\n"
-        "list_runtimes()"
+        "from esm_onnx.measurement.runtime import find_runtime\n"
+        "find_runtime('ort-cpu'), find_runtime('dry')"
     )
     assert loaded_by(code) == []
 
