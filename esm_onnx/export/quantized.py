@@ -23,6 +23,13 @@ QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "Avera
 """Operators that int8 kernels exist for; what stands between them stays in fp32."""
 
 
+def quantiser() -> str:
+    """What quantises: another version may give another graph."""
+    import onnxruntime  # not needed by who only describes subnets
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
 def write_quantized(subnet: Path, into: Path, *, seed: int) -> None:
     """Writes a subnet that is in fp32 as one in int8, its weights inside.
 

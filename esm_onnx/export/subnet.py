@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
-import onnxruntime
 
 from esm_onnx.architectures import Architecture, Space, to_genome
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.export.pool import Allotment, grow
-from esm_onnx.export.quantized import write_quantized
+from esm_onnx.export.quantized import quantiser, write_quantized
 from esm_onnx.export.settings import EXPORT_VERSION, ExportSettings
 from esm_onnx.export.torch_writer import find_supernet, source_digest
 from esm_onnx.export.writers import WRITERS, export_of, find_writer
@@ -101,10 +100,10 @@ def export_facts(space: Space, settings: ExportSettings) -> dict[str, str | int]
     ours = export.writer in WRITERS
     pooled = ours and not settings.embed_weights and settings.precision != "int8"
     source = {} if ours else {"writer_source": source_digest(find_supernet(export.writer, ours=tuple(WRITERS)))}
-    quantiser = {"quantiser": f"onnxruntime {onnxruntime.__version__}"} if settings.precision == "int8" else {}
+    quantised = {"quantiser": quantiser()} if settings.precision == "int8" else {}
     return {
         **source,
-        **quantiser,
+        **quantised,
         "writer": export.writer,
         "writer_settings": json.dumps(dict(export.settings), sort_keys=True, default=str),
         "batch": settings.batch,

@@ -90,6 +90,13 @@ def growth_bytes(
         return max(0, _peak_bytes(process) - before)
 
 
+def give_back_at_once() -> None:
+    """From now on, what this process frees goes back to the system, where its allocator is glibc's."""
+    with suppress(OSError, AttributeError):
+        for number, value in GIVE_BACK.values():
+            ctypes.CDLL(None).mallopt(number, value)
+
+
 def reset_peak(process: Path) -> int:
     """Makes the present resident set the peak; gives it in bytes.
 
@@ -114,9 +121,7 @@ def _peak_bytes(process: Path) -> int:
 def main() -> None:
     """Measures the subnet that the command line names, and writes the number of bytes."""
     die_with_parent()
-    with suppress(OSError, AttributeError):  # only glibc has it
-        for number, value in GIVE_BACK.values():
-            ctypes.CDLL(None).mallopt(number, value)
+    give_back_at_once()
     runtime = find_runtime(sys.argv[2])(RuntimeSettings(**json.loads(sys.argv[3])))
     grown = growth_bytes(partial(runtime.load, Path(sys.argv[4])), THIS_PROCESS, converts=runtime.converts)
     os.write(int(sys.argv[1]), str(grown).encode())
