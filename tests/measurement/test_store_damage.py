@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.calls import WITHOUT_EXPORT
+from measurement.damaging import damage
 
 from esm_onnx.architectures import sample, to_genome
 from esm_onnx.cli import commands
@@ -147,12 +148,6 @@ def test_what_a_killed_process_left_unfinished_in_the_log_is_no_damage(tmp_path:
         Path(f"{copy}-wal").write_bytes(log[: HEADER_BYTES + whole * FRAME_BYTES + 100 * seed])
         with Store(copy) as store:
             assert len(list(store.measurements(tiny_space()))) <= 22
-
-
-def damage(path: Path, statement: str) -> None:
-    """Changes a row behind the back of its seal."""
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute(statement)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measurement.damaging import damage
 
 from esm_onnx.architectures import sample, to_genome
 from esm_onnx.errors import InputError
@@ -76,12 +77,6 @@ def fill(path: Path) -> list[Measurement]:
             store.append(session, SPACE, record)
         store.close_session(session, status=ACCEPTED, verdict="")
     return records
-
-
-def damage(path: Path, statement: str) -> None:
-    """Changes a row behind the back of its seal."""
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute(statement)
 
 
 @pytest.mark.parametrize(
