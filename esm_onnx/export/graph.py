@@ -148,7 +148,9 @@ class Graph:
 
     def model(self, output: Tensor, name: str, opset: int) -> onnx.ModelProto:
         """The finished ONNX model, for the oldest runtimes that its operator set allows."""
-        graph = helper.make_graph(self._nodes, name, *self._ends(output), self._initializers)
+        kind = self._allotment.data_type
+        takes, gives = (helper.make_tensor_value_info(end.name, kind, end.shape) for end in (self._input, output))
+        graph = helper.make_graph(self._nodes, name, [takes], [gives], self._initializers)
         opsets = [helper.make_opsetid("", opset)]
         return helper.make_model(
             graph,
@@ -156,12 +158,6 @@ class Graph:
             ir_version=helper.find_min_ir_version_for(opsets),
             producer_name="esm-onnx",
         )
-
-    def _ends(self, *outputs: Tensor) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-        """Input and output as the graph declares them."""
-        kind = self._allotment.data_type
-        declared = [helper.make_tensor_value_info(x.name, kind, x.shape) for x in (self._input, *outputs)]
-        return declared[:1], declared[1:]
 
     def _weights(self, name: str, shape: Sequence[int], fan_in: int, gain: float) -> str:
         return self._initializer(name, shape, weight_section(fan_in, gain))

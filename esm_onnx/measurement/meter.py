@@ -29,6 +29,7 @@ class Meter:
     def __init__(self, runtime: Runtime, asked: Collection[str]) -> None:
         quantities = {find_quantity(name) for name in asked}
         self._runtime = runtime
+        self._gpu = find_gpu(runtime.gpu_index)
         self._clock = time.perf_counter_ns if runtime.device_clock else runtime.clock
         self._counter = runtime.energy_counter() if ENERGY in quantities else None
         self._memory = MEMORY in quantities
@@ -47,8 +48,7 @@ class Meter:
         Raises:
             Unmeasurable: the energy counter stands still.
         """
-        gpu = find_gpu(self._runtime.gpu_index)
-        found = {} if gpu is None else gpu.state()
+        found = {} if self._gpu is None else self._gpu.state()
         if isinstance(infer, Inference) and infer.copy is not None:
             found[COPY] = copy_ms(infer.copy, self._clock)
         if self._counter is not None:

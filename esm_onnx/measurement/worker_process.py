@@ -162,7 +162,8 @@ def _ready(
     if problem := _not_finite(outputs):
         raise JobFailure("nan", problem)
     if outputs is not None and not runtime.own_inputs:
-        expected = _expected(runtime, Content(subnet), Content(fp32 or subnet))
+        content = Content(subnet)
+        expected = _expected(runtime, content, content if fp32 is None else Content(fp32))
         if problem := disagreement(outputs, expected, runtime.settings.precision):
             raise JobFailure("wrong", problem)
     return infer

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from esm_onnx.architectures import Architecture, Space, to_json
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,6 +28,11 @@ classes = 10
 resolution = 32
 """
 WITHOUT_EXPORT = TINY_TOML.partition("[export]")[0]
+
+
+def write_architectures(path: Path, space: Space, architectures: Iterable[Architecture]) -> None:
+    """A JSON Lines file of architectures."""
+    path.write_text("".join(json.dumps(to_json(space, each)) + "\n" for each in architectures))
 
 
 def lines(path: Path) -> list[dict[str, object]]:

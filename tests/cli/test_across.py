@@ -9,9 +9,9 @@ from random import Random
 
 import numpy as np
 import pytest
-from cli.calls import Run, error_of
+from cli.calls import Run, error_of, write_architectures
 
-from esm_onnx.architectures import sample, to_json
+from esm_onnx.architectures import sample
 from esm_onnx.measurement.record import SUBJECT
 from esm_onnx.measurement.store import Store
 from esm_onnx.testing import tiny_space
@@ -23,8 +23,7 @@ ACROSS = ["compare", "--across", "runtimes"]
 
 @pytest.fixture
 def six(tmp_path: Path) -> None:
-    architectures = sample(SPACE, 6, strategy="balanced", rng=Random(0))
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(to_json(SPACE, each)) + "\n" for each in architectures))
+    write_architectures(tmp_path / "a.jsonl", SPACE, sample(SPACE, 6, strategy="balanced", rng=Random(0)))
 
 
 @pytest.mark.usefixtures("six")

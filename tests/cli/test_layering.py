@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from cli.calls import Run, error_of
+from cli.calls import Run, error_of, write_architectures
 
-from esm_onnx.architectures import sample, to_json
+from esm_onnx.architectures import sample
 from esm_onnx.architectures.blocks import block_space, table_entries
 from esm_onnx.measurement.layers import HOW
 from esm_onnx.measurement.store import Store
@@ -21,8 +21,7 @@ LAYERS = ["profile", "--layers", "--space", "tiny.toml", "--architectures", "a.j
 
 @pytest.fixture
 def thirty(tmp_path: Path) -> None:
-    architectures = sample(SPACE, 30, strategy="balanced", rng=Random(0))
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(to_json(SPACE, each)) + "\n" for each in architectures))
+    write_architectures(tmp_path / "a.jsonl", SPACE, sample(SPACE, 30, strategy="balanced", rng=Random(0)))
 
 
 @pytest.mark.usefixtures("thirty")

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from cli.calls import Run, error_of, lines
+from cli.calls import Run, error_of, lines, write_architectures
 
 from esm_onnx.architectures import Architecture, from_json, sample, to_genome, to_json
 from esm_onnx.export import ExportSettings, write_subnet
@@ -38,10 +38,6 @@ PROFILE = ["profile", "--space", "tiny.toml", "--runtime", "dry", "--device", "c
 TRAIN = ["train", "--space", "tiny.toml", "--surrogate", "linear", "--out", "p.onnx"]
 
 
-def write(path: Path, architectures: list[Architecture]) -> None:
-    path.write_text("".join(json.dumps(to_json(SPACE, each)) + "\n" for each in architectures))
-
-
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 40 subnets, whose energy and memory were measured too."""
@@ -57,7 +53,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def measured(esm: Run, tmp_path: Path, stored: Path) -> Run:
     """`esm-onnx` in a folder with that store."""
-    write(tmp_path / "a.jsonl", FORTY)
+    write_architectures(tmp_path / "a.jsonl", SPACE, FORTY)
     shutil.copy(stored, tmp_path)
     return esm
 
@@ -71,7 +67,7 @@ def formula(architecture: Architecture, folder: Path) -> tuple[float, float]:
 
 
 def test_what_is_measured_is_what_the_formula_gives(esm: Run, tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", FORTY)
+    write_architectures(tmp_path / "a.jsonl", SPACE, FORTY)
     esm(*PROFILE, "--architectures", "a.jsonl", "--quantity", "energy,memory")
     esm("data", "export", "--out", "all.jsonl")
     exported = lines(tmp_path / "all.jsonl")
@@ -134,7 +130,7 @@ def test_names_and_units_are_those_of_the_quantity(
     assert [output.name for output in onnxruntime.InferenceSession(tmp_path / "p.onnx").get_outputs()] == outputs
 
     more = sample(SPACE, 8, strategy="random", rng=Random(5), exclude=FORTY)
-    write(tmp_path / "more.jsonl", more)
+    write_architectures(tmp_path / "more.jsonl", SPACE, more)
     measured(*PROFILE, "--architectures", "more.jsonl", "--quantity", "energy", "--quantity", "memory")
     judged = measured("evaluate", "p.onnx").stdout
     assert f" RMSE {unit} " in judged
@@ -180,7 +176,7 @@ def test_build_predicts_the_first_quantity_and_measures_the_others_too(esm: Run,
 
 
 def test_what_was_not_measured_cannot_be_predicted(esm: Run, tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", FORTY)
+    write_architectures(tmp_path / "a.jsonl", SPACE, FORTY)
     esm(*PROFILE, "--architectures", "a.jsonl")
     said = error_of(esm(*TRAIN, "--quantity", "energy", code=2))
     assert "esm.db: no accepted measurement has energy_mj: measure with `esm-onnx profile --quantity energy`" in said
@@ -200,7 +196,7 @@ def test_what_was_not_measured_cannot_be_predicted(esm: Run, tmp_path: Path) -> 
     ],
 )
 def test_misuse_is_one_line(esm: Run, tmp_path: Path, arguments: list[object], message: str) -> None:
-    write(tmp_path / "a.jsonl", FORTY)
+    write_architectures(tmp_path / "a.jsonl", SPACE, FORTY)
     done = esm(*arguments, code=2)
     assert message in error_of(done)
     assert len(done.stderr.splitlines()) == 1
@@ -209,7 +205,7 @@ def test_misuse_is_one_line(esm: Run, tmp_path: Path, arguments: list[object], m
 
 @pytest.mark.skipif(Path("/sys/class/powercap").exists(), reason="this machine has a counter, or says why not")
 def test_energy_without_a_counter_is_one_line_and_nothing_is_measured(esm: Run, tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", FORTY)
+    write_architectures(tmp_path / "a.jsonl", SPACE, FORTY)
     command = ["profile", "--space", "tiny.toml", "--runtime", "ort-cpu", "--architectures", "a.jsonl"]
     assert error_of(esm(*command, "--quantity", "energy", code=2)) == (
         "error: no energy counter: /sys/class/powercap is absent (a virtual machine?): measure where RAPL is, "
