@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from esm_onnx.architectures import Architecture, Export, Feature, Options, Space
+from esm_onnx.architectures import Architecture, Coupled, Export, Feature, Options, Space
 
 FEATURE_NAMES = ("kernel", "expansion", "se", "op", "width_mult", "e-2")
 NETWORK_NAMES = ("resolution", "stem")
@@ -23,7 +23,7 @@ _operations = st.sampled_from(["mbconv3", "mbconv5", "skip-connect", "avg pool 3
 
 @st.composite
 def spaces(draw: st.DrawFn, *, greatest_size: int | None = None, export: bool = False) -> Space:
-    """Any space: few units or one, depths with gaps, features of block, unit, network or only some of them.
+    """Any space: few units or one, depths with gaps, features of block, unit, network, coupled, or only some of them.
 
     Args:
         greatest_size: for spaces with no more architectures than this (a few thousand, to list them all).
@@ -35,14 +35,16 @@ def spaces(draw: st.DrawFn, *, greatest_size: int | None = None, export: bool = 
     depths = tuple(tuple(sorted(draw(depth))) for _ in range(units))
     names = draw(st.lists(st.sampled_from(FEATURE_NAMES), unique=True, min_size=1, max_size=2 if small else 4))
     of_block = draw(st.integers(0, len(names)))
+    of_unit = draw(st.integers(of_block, len(names)))
     network = draw(st.lists(st.sampled_from(NETWORK_NAMES), unique=True, max_size=1 if small else 2))
     space = Space(
         draw(st.sampled_from(["toy", "mnas.net-1", "ofa_v3+", "空間"])),
         depths,
         block=tuple(draw(_features(name, small)) for name in names[:of_block]),
-        unit=tuple(draw(_features(name, small)) for name in names[of_block:]),
+        unit=tuple(draw(_features(name, small)) for name in names[of_block:of_unit]),
         network=tuple(draw(_features(name, small)) for name in network),
         export=draw(_exports) if export else None,
+        coupled=tuple(draw(_coupled(name, depths)) for name in names[of_unit:]),
     )
     if greatest_size is not None and count(space) > greatest_size:
         return draw(spaces(greatest_size=greatest_size, export=export))
@@ -53,6 +55,22 @@ def spaces(draw: st.DrawFn, *, greatest_size: int | None = None, export: bool = 
 def _features(draw: st.DrawFn, name: str, small: bool) -> Feature:
     options = draw(st.sampled_from([_numbers, _operations]))
     return Feature(name, tuple(draw(st.lists(options, unique=True, min_size=1, max_size=3 if small else 5))))
+
+
+@st.composite
+def _coupled(draw: st.DrawFn, name: str, depths: tuple[tuple[int, ...], ...]) -> Coupled:
+    options = draw(st.sampled_from([_numbers, _operations]))
+    return Coupled.of(name, {depth: draw(options) for of_unit in depths for depth in of_unit})
+
+
+def coupled_spaces() -> st.SearchStrategy[Space]:
+    """Any space that has coupled features."""
+    return spaces().filter(lambda space: bool(space.coupled))
+
+
+def coupled_options(space: Space, depth: int) -> dict[str, object]:
+    """What the depth of a unit decides."""
+    return {feature.name: feature.options[dict(feature.places)[depth]] for feature in space.coupled}
 
 
 _exports = st.none() | st.builds(
@@ -71,8 +89,9 @@ def architectures(draw: st.DrawFn, space: Space) -> Architecture:
 
     units = []
     for depths in space.depths:
-        shared = chosen(space.unit)
-        units.append(tuple(Options(chosen(space.block) | shared) for _ in range(draw(st.sampled_from(depths)))))
+        depth = draw(st.sampled_from(depths))
+        shared = chosen(space.unit) | coupled_options(space, depth)
+        units.append(tuple(Options(chosen(space.block) | shared) for _ in range(depth)))
     return Architecture(space.name, tuple(units), Options(chosen(space.network)))
 
 
@@ -104,7 +123,7 @@ def every_architecture(space: Space) -> Iterator[Architecture]:
 
     units = [
         [
-            tuple(Options(own | shared) for own in blocks)
+            tuple(Options(own | shared | coupled_options(space, depth)) for own in blocks)
             for depth in depths
             for shared in every(space.unit)
             for blocks in itertools.product(every(space.block), repeat=depth)

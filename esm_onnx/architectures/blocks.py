@@ -37,7 +37,7 @@ def block_space(space: Space) -> Space:
     return Space(
         name=space.name[:LONGEST_NAME] + SUFFIX,
         depths=((1,),),
-        block=(Feature(PART, tuple(parts_of(space))), *space.features),
+        block=(Feature(PART, tuple(parts_of(space))), *space.uncoupled.features),
         network=space.network,
         export=Export(BLOCK_WRITER, {"of": space.table(export=True)}),
     )
@@ -62,8 +62,13 @@ def table_entries(space: Space) -> list[Architecture]:
     blocks' options mean nothing to stem and head, which stand there with the first combination alone.
 
     Raises:
-        InputError: the space has no [export], or more combinations than can be listed.
+        InputError: the space has no [export], more combinations than can be listed, or several network features.
     """
+    if len(space.network) > 1:
+        raise InputError(
+            f"the network of space {space.name!r} has {len(space.network)} features, expected at most one for a lookup "
+            f"table, which has a row for each option: measure whole architectures"
+        )
     name = block_space(space).name
     blocks = [
         Options({PART: part, **combination})

@@ -6,15 +6,30 @@ import os
 from pathlib import Path
 
 from esm_onnx.architectures.blocks import SUFFIX, block_space
+from esm_onnx.architectures.compofa import COMPOFA_ELASTIC, COMPOFA_FIXED
 from esm_onnx.architectures.densenet import DENSENET
 from esm_onnx.architectures.mobilenetv3 import MOBILENETV3
 from esm_onnx.architectures.ofa import OFA_MOBILENETV3
+from esm_onnx.architectures.ofa_proxyless import OFA_PROXYLESS
+from esm_onnx.architectures.ofa_resnet50 import OFA_RESNET50
 from esm_onnx.architectures.resnet import RESNET
 from esm_onnx.architectures.space import Space
 from esm_onnx.architectures.toml_space import read_space
 from esm_onnx.errors import InputError, shown
 
-SPACES = {space.name: space for space in (RESNET, MOBILENETV3, DENSENET, OFA_MOBILENETV3)}
+SPACES = {
+    space.name: space
+    for space in (
+        RESNET,
+        MOBILENETV3,
+        DENSENET,
+        OFA_MOBILENETV3,
+        OFA_RESNET50,
+        OFA_PROXYLESS,
+        COMPOFA_FIXED,
+        COMPOFA_ELASTIC,
+    )
+}
 
 
 def space_names() -> list[str]:

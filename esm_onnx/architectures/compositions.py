@@ -3,6 +3,7 @@
 A composition is the tuple of the units' depths. All architectures of one composition are numbered by their options in
 mixed radix; all of one total depth by composition first, options second. Since every block chooses from the same
 options, all compositions of one total depth hold equally many architectures: a uniform number is a uniform composition.
+Coupled features follow from the composition, and count for nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def architecture_of_rank(space: Space, composition: Composition, rank: int) -> A
     rank, network = _take(rank, space.network)
     units = []
     for depth in composition:
-        rank, shared = _take(rank, space.unit)
+        rank, of_unit = _take(rank, space.unit)
+        shared = of_unit + space.coupled_at(depth)
         blocks = []
         for _ in range(depth):
             rank, own = _take(rank, space.block)

@@ -1,7 +1,8 @@
 """Architectures as JSON, and JSON Lines files of them.
 
 One object: `{"space": "resnet", "units": [[{"kernel": 3, "expansion": "1/2"}, …], …]}`, with network options beside
-`units`. Fractions are strings. Once-for-All's `{"ks": […], "e": […], "d": […], "r": 176}` is read where it says it all.
+`units`. Fractions are strings. Once-for-All's `{"ks": […], "e": […], "d": […], "r": 176}` is read where a space has it;
+and blocks that leave out what the depth of their unit decides.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from esm_onnx.architectures.architecture import Architecture, Option, Options
-from esm_onnx.architectures.ofa import has_ofa_layout, in_full, is_ofa_notation
+from esm_onnx.architectures.ofa_notation import in_full, is_ofa_notation, ofa_lists
 from esm_onnx.architectures.space import Feature, Space, listed, plain, select
 from esm_onnx.errors import InputError, shown
 
@@ -52,7 +53,7 @@ def from_json(space: Space, data: object) -> Architecture:
         InputError: a field is missing or unknown, a value is not an option, or it belongs to another space.
     """
     fields = _object(data, "an architecture")
-    if is_ofa_notation(fields) and has_ofa_layout(space):
+    if is_ofa_notation(fields) and ofa_lists(space):
         fields = in_full(space, fields)
     for name in RESERVED:
         if name not in fields:
@@ -65,7 +66,8 @@ def from_json(space: Space, data: object) -> Architecture:
     for u, blocks in enumerate(fields["units"], 1):
         if not isinstance(blocks, list):
             raise InputError(f"unit {u} is {shown(blocks)}, expected a list of blocks")
-        units.append(tuple(_block(space, block, f"unit {u}, block {j}") for j, block in enumerate(blocks, 1)))
+        decided = _decided(space, len(blocks))
+        units.append(tuple(_block(space, block, decided, f"unit {u}, block {j}") for j, block in enumerate(blocks, 1)))
     rest = {name: value for name, value in fields.items() if name not in RESERVED}
     network = select(space.network, _indices(space.network, rest, "network"))
     return space.check(Architecture(space.name, tuple(units), network))
@@ -169,8 +171,13 @@ def _fields(features: tuple[Feature, ...], options: Options) -> dict[str, int | 
     return {f.name: plain(f.options[f.options.index(options[f.name])]) for f in features}
 
 
-def _block(space: Space, data: object, place: str) -> Options:
-    return space.block_of(_indices(space.features, _object(data, place), place))
+def _decided(space: Space, depth: int) -> dict[str, int | float | str]:
+    """The options that the depth of a unit decides, so that its blocks may leave them out."""
+    return {f.name: plain(f.options[place]) for f in space.coupled for known, place in f.places if known == depth}
+
+
+def _block(space: Space, data: object, decided: Mapping[str, object], place: str) -> Options:
+    return space.block_of(_indices(space.features, {**decided, **_object(data, place)}, place))
 
 
 def _indices(features: tuple[Feature, ...], fields: Mapping[str, object], place: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,29 @@ class Feature:
     options: tuple[Option, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Coupled(Feature):
+    """A feature that all blocks of a unit share, and that the unit's depth decides (Sahni et al. 2021, *CompOFA*).
+
+    Attributes:
+        options: those that occur, in order of the least depth that has them.
+        places: for each depth, ascending, the place in `options` of what it has.
+    """
+
+    places: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def of(name: str, option_of_depth: Mapping[int, Option]) -> Coupled:
+        """The feature that has, in a unit of each depth, this option."""
+        pairs = sorted(option_of_depth.items(), key=lambda pair: pair[0])
+        options = tuple(dict.fromkeys(option for _, option in pairs))
+        return Coupled(name, options, tuple((depth, options.index(option)) for depth, option in pairs))
+
+    def index_at(self, depth: int) -> int:
+        """The place in `options` of what a unit of that depth has."""
+        return dict(self.places)[depth]
+
+
 @dataclass(frozen=True)
 class Export:
     """How the architectures of a space become ONNX.
@@ -44,13 +67,16 @@ class Export:
 class Space:
     """A table: units with their allowed depths, and the features of block, unit and network.
 
+    In an architecture, what all blocks of a unit share stands in each of them, and must agree.
+
     Attributes:
         name: what architectures call it.
         depths: for each unit the allowed numbers of blocks, ascending.
         block: features that each block chooses for itself.
-        unit: features that all blocks of a unit share; in an architecture they stand in each block and must agree.
+        unit: features that all blocks of a unit share.
         network: features of the whole network.
         export: how it is written as ONNX; None for a space whose latencies only come from elsewhere.
+        coupled: features that all blocks of a unit share, and that its depth decides.
     """
 
     name: str
@@ -59,11 +85,27 @@ class Space:
     unit: tuple[Feature, ...] = ()
     network: tuple[Feature, ...] = ()
     export: Export | None = None
+    coupled: tuple[Coupled, ...] = ()
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
-        """All features that stand in a block, in the order of the genome: the block's own, then the unit's."""
-        return self.block + self.unit
+        """All features that stand in a block, in the order of the genome: the block's own, the unit's, the coupled."""
+        return self.block + self.shared
+
+    @cached_property
+    def shared(self) -> tuple[Feature, ...]:
+        """All features that the blocks of a unit share: the unit's, then the coupled."""
+        return self.unit + self.coupled
+
+    @cached_property
+    def uncoupled(self) -> Space:
+        """The space in which units choose the coupled features too: every genome of this one means the same there."""
+        free = tuple(Feature(feature.name, feature.options) for feature in self.coupled)
+        return replace(self, unit=self.unit + free, coupled=())
+
+    def coupled_at(self, depth: int) -> tuple[int, ...]:
+        """The place of each coupled feature's option in a unit of that depth."""
+        return tuple(feature.index_at(depth) for feature in self.coupled)
 
     @cached_property
     def combinations(self) -> tuple[Options, ...]:
@@ -110,7 +152,7 @@ class Space:
         return count
 
     def choices_at_depth(self, depth: int) -> int:
-        """Number of different units with `depth` blocks."""
+        """Number of different units with `depth` blocks: what is coupled to the depth leaves no choice."""
         count: int = choices(self.unit) * choices(self.block) ** depth
         return count
 
@@ -133,6 +175,10 @@ class Space:
             features: tuple[Feature, ...] = getattr(self, part)
             if features:
                 table[part] = {f.name: [plain(option) for option in f.options] for f in features}
+        if self.coupled:
+            table["coupled"] = {
+                f.name: {str(depth): plain(f.options[i]) for depth, i in f.places} for f in self.coupled
+            }
         if export and self.export is not None:
             table["export"] = {"writer": self.export.writer, **self.export.settings}
         return table
@@ -153,14 +199,24 @@ class Space:
                 raise InputError(f"unit {u} has {len(blocks)} blocks, expected one of {listed(depths)}")
             for j, block in enumerate(blocks, 1):
                 _check_options(block, self.features, f"unit {u}, block {j}")
-                for feature in self.unit:
-                    if block[feature.name] != blocks[0][feature.name]:
-                        value, first = block[feature.name], blocks[0][feature.name]
-                        raise InputError(
-                            f"unit {u}, block {j}: {feature.name} is {shown(plain(value))}, expected {first} as in "
-                            f"block 1: all blocks of a unit share it"
-                        )
+                self._check_shared(block, blocks, f"unit {u}, block {j}")
         return architecture
+
+    def _check_shared(self, block: Options, blocks: tuple[Options, ...], place: str) -> None:
+        for feature in self.unit:
+            value, first = block[feature.name], blocks[0][feature.name]
+            if value != first:
+                raise InputError(
+                    f"{place}: {feature.name} is {shown(plain(value))}, expected {first} as in block 1: "
+                    f"all blocks of a unit share it"
+                )
+        for coupled in self.coupled:
+            value, decided = block[coupled.name], coupled.options[coupled.index_at(len(blocks))]
+            if value != decided:
+                raise InputError(
+                    f"{place}: {coupled.name} is {shown(plain(value))}, expected {decided} in a unit of {len(blocks)} "
+                    f"blocks: its depth decides it"
+                )
 
 
 def choices(features: tuple[Feature, ...]) -> int:

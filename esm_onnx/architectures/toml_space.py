@@ -7,6 +7,8 @@ depth = [1, 2, 3]                 # or one list for each unit
 kernel = [3, 5]
 [unit]                            # options shared by all blocks of a unit
 expansion = [1, 4, 6]
+[coupled]                         # options that all blocks of a unit share, as its depth decides: depth = option
+se = {1 = 0, 2 = 0, 3 = 1}
 [network]                         # options of the whole network
 resolution = [192, 224]
 [export]                          # only to profile: which writer builds the ONNX, and its fixed settings
@@ -19,17 +21,18 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeGuard
 
 from esm_onnx.architectures.architecture import Option
 from esm_onnx.architectures.notation import RESERVED, read_text, reason, to_option
-from esm_onnx.architectures.space import Export, Feature, Space
+from esm_onnx.architectures.space import Coupled, Export, Feature, Space
 from esm_onnx.errors import InputError, shown
 
 GREATEST_DEPTH = 1000
 PARTS = ("block", "unit", "network")
-KEYS = ("name", "units", "depth", *PARTS, "export")
+KEYS = ("name", "units", "depth", *PARTS, "coupled", "export")
 
 Place = tuple[str, ...]
 """Where a value stands: `("depth",)`, `("block", "kernel")`; empty for the whole table."""
@@ -73,9 +76,10 @@ def space_from_table(data: object) -> Space:
         if key not in data:
             raise _MisfitError(f"no {key!r}, expected name, units and depth")
     parts = {part: _features(data.get(part, {}), part) for part in PARTS}
-    _check_names(parts)
     depths = _depths(data["depth"], _units(data["units"]))
-    return Space(_name(data["name"]), depths, **parts, export=_export(data.get("export")))
+    coupled = _coupled(data.get("coupled", {}), depths)
+    _check_names({**parts, "coupled": coupled})
+    return Space(_name(data["name"]), depths, **parts, export=_export(data.get("export")), coupled=coupled)
 
 
 class _MisfitError(InputError):
@@ -131,18 +135,34 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _features(table: object, part: str) -> tuple[Feature, ...]:
+    return tuple(_feature(name, options, part) for name, options in _named(table, part))
+
+
+def _named(table: object, part: str) -> list[tuple[str, object]]:
     if not isinstance(table, dict):
         raise _MisfitError(f"{part} is {shown(table)}, expected a table of features", part)
-    return tuple(_feature(name, options, part) for name, options in table.items())
+    for name in table:
+        if not re.fullmatch(r"\w[\w+-]{0,79}", name):
+            raise _MisfitError(
+                f"feature {shown(name)}, expected letters, digits, '_', '+' or '-' in its name", part, name
+            )
+        if name in RESERVED:
+            raise _MisfitError(f"feature {name!r}, expected another name: this one has a meaning already", part, name)
+    return list(table.items())
 
 
 def _feature(name: str, values: object, part: str) -> Feature:
-    if not re.fullmatch(r"\w[\w+-]{0,79}", name):
-        raise _MisfitError(f"feature {shown(name)}, expected letters, digits, '_', '+' or '-' in its name", part, name)
-    if name in RESERVED:
-        raise _MisfitError(f"feature {name!r}, expected another name: this one has a meaning already", part, name)
     if not isinstance(values, list) or not values:
         raise _MisfitError(f"{name} is {shown(values)}, expected a list of options", part, name)
+    options: list[Option] = []
+    for option, value in zip(_options(name, values, part), values, strict=True):
+        if option in options:
+            raise _MisfitError(f"{name} has {shown(value)} twice, expected each option once", part, name)
+        options.append(option)
+    return Feature(name, tuple(options))
+
+
+def _options(name: str, values: list[object], part: str) -> list[Option]:
     options: list[Option] = []
     for value in values:
         option = to_option(value)
@@ -150,15 +170,38 @@ def _feature(name: str, values: object, part: str) -> Feature:
             raise _MisfitError(
                 f"{name} has {shown(value)}, expected numbers, fractions like '2/3', or names", part, name
             )
-        if option in options:
-            raise _MisfitError(f"{name} has {shown(value)} twice, expected each option once", part, name)
         options.append(option)
     if len({isinstance(option, str) for option in options}) > 1:
         raise _MisfitError(f"{name} is {shown(values)}, expected all numbers or all names", part, name)
-    return Feature(name, tuple(options))
+    return options
 
 
-def _check_names(parts: dict[str, tuple[Feature, ...]]) -> None:
+def _coupled(table: object, depths: tuple[tuple[int, ...], ...]) -> tuple[Coupled, ...]:
+    part, allowed = "coupled", sorted({depth for of_unit in depths for depth in of_unit})
+    features = []
+    for name, by_depth in _named(table, part):
+        if not isinstance(by_depth, dict):
+            raise _MisfitError(
+                f"{name} is {shown(by_depth)}, expected an option for each depth: {{{allowed[0]} = …}}", part, name
+            )
+        for key in by_depth:
+            if key not in map(str, allowed):
+                raise _MisfitError(
+                    f"{name} has an option for depth {shown(key)}, expected one for each of {shown(allowed)}",
+                    *(part, name, key),
+                )
+        for depth in allowed:
+            if str(depth) not in by_depth:
+                raise _MisfitError(
+                    f"{name} has no option for depth {depth}, expected one for each of {shown(allowed)}",
+                    *(part, name),
+                )
+        values = [by_depth[str(depth)] for depth in allowed]
+        features.append(Coupled.of(name, dict(zip(allowed, _options(name, values, part), strict=True))))
+    return tuple(features)
+
+
+def _check_names(parts: Mapping[str, tuple[Feature, ...]]) -> None:
     stands_in: dict[str, str] = {}
     for part, features in parts.items():
         for feature in features:
@@ -167,8 +210,8 @@ def _check_names(parts: dict[str, tuple[Feature, ...]]) -> None:
                 raise _MisfitError(
                     f"feature {feature.name!r} stands in [{first}] and [{part}], expected it in one", part, feature.name
                 )
-    if not parts["block"] and not parts["unit"]:
-        raise _MisfitError("neither [block] nor [unit] has a feature, expected at least one")
+    if not any(parts[part] for part in ("block", "unit", "coupled")):
+        raise _MisfitError("none of [block], [unit] and [coupled] has a feature, expected at least one")
 
 
 def _export(table: object) -> Export | None:

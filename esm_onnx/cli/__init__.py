@@ -21,6 +21,10 @@ from esm_onnx.cli.doctoring import doctor
 from esm_onnx.cli.exporting import cost, export
 from esm_onnx.cli.measuring import profile, runtimes, time_files
 from esm_onnx.cli.predicting import evaluate, predict, train
+from esm_onnx.cli.searching import search
+from esm_onnx.cli.tabulating import lookup_table
+from esm_onnx.cli.tuning import tune
+from esm_onnx.cli.transferring import transfer
 from esm_onnx.errors import EsmError
 
 INTERRUPTED = 130
@@ -50,6 +54,10 @@ for command in (
     check,
     compare,
     build,
+    transfer,
+    tune,
+    lookup_table,
+    search,
 ):
     commands.add_command(command)
 

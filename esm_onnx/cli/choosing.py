@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import (
+    Coupled,
+    Feature,
     Space,
     divide,
     find_space,
@@ -18,6 +20,7 @@ from esm_onnx.architectures import (
     space_names,
     to_genome,
     to_json,
+    to_ofa,
 )
 from esm_onnx.architectures import sample as draw
 from esm_onnx.architectures.genome import genome_length
@@ -26,6 +29,17 @@ from esm_onnx.architectures.sampling import STRATEGIES
 from esm_onnx.cli.options import FILE, OUT, SPACE, json_option, seed_option, space_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError
+
+NOTATIONS = {"esm": to_json, "ofa": to_ofa}
+"""How an architecture is written."""
+
+notation_option = click.option(
+    "--notation",
+    type=click.Choice(list(NOTATIONS)),
+    default="esm",
+    show_default=True,
+    help="How architectures are written: as here, or as Once-for-All's dictionaries.",
+)
 
 
 @click.command()
@@ -44,12 +58,20 @@ def spaces(names: tuple[Space, ...], as_json: bool) -> None:
             len(space.depths),
             "–".join(map(str, space.depth_range)),
             genome_length(space),
-            ", ".join(f"{f.name} {{{', '.join(map(str, f.options))}}}" for f in (*space.features, *space.network)),
+            ", ".join(map(_feature, (*space.features, *space.network))),
             space.export.writer if space.export else "none",
         )
         for space in listed
     ]
     print_table(("space", "architectures", "units", "blocks", "genome", "features", "writer"), rows)
+
+
+def _feature(feature: Feature) -> str:
+    """`kernel {3, 5, 7}`; of a coupled one the option of each depth: `expansion {2: 3, 3: 4, 4: 6}`."""
+    options = [str(option) for option in feature.options]
+    if isinstance(feature, Coupled):
+        options = [f"{depth}: {options[place]}" for depth, place in feature.places]
+    return f"{feature.name} {{{', '.join(options)}}}"
 
 
 def _describe(space: Space) -> dict[str, Any]:
@@ -64,23 +86,34 @@ def _describe(space: Space) -> dict[str, Any]:
 @click.option("--bins", type=click.IntRange(min=1), help="N_Bins of `balanced`.  [default: 5, or fewer]")
 @click.option("--exclude", type=FILE, help="Architectures that are not to be drawn again.")
 @seed_option()
+@notation_option
 @click.option("--out", type=OUT, help="JSON Lines file.  [default: standard output]")
 def sample(
-    space: Space, strategy: str, count: int, bins: int | None, exclude: Path | None, seed: int, out: Path | None
+    space: Space,
+    strategy: str,
+    count: int,
+    bins: int | None,
+    exclude: Path | None,
+    seed: int,
+    notation: str,
+    out: Path | None,
 ) -> None:
     """Draw different architectures, seeded."""
     excluded = read_architectures(exclude, space) if exclude else []
     drawn = draw(space, count, strategy=strategy, rng=Random(seed), bins=divide(space, bins), exclude=excluded)
-    write_lines((to_json(space, architecture) for architecture in drawn), out)
+    write_lines((NOTATIONS[notation](space, architecture) for architecture in drawn), out)
 
 
 @click.command()
 @space_option()
 @click.option("--decode", is_flag=True, help="From rows of integers to architectures.")
+@notation_option
 @click.argument("architectures", type=FILE)
-def genome(space: Space, decode: bool, architectures: Path) -> None:
+def genome(space: Space, decode: bool, notation: str, architectures: Path) -> None:
     """Print the row of integers of each architecture, as JSON Lines (`-` reads standard input)."""
     if not decode:
+        if notation != "esm":
+            raise InputError(f"--notation {notation} is how --decode writes; what is read may be in any: leave it out")
         rows = [to_genome(space, architecture) for architecture in read_architectures(architectures, space)]
         write_lines(rows, None)
         return
@@ -89,7 +122,7 @@ def genome(space: Space, decode: bool, architectures: Path) -> None:
         try:
             if not isinstance(row, list):
                 raise InputError(f"{row!r}, expected a list of {genome_length(space)} integers")
-            decoded.append(to_json(space, from_genome(space, row)))
+            decoded.append(from_genome(space, row))
         except InputError as error:
             raise error.at(architectures, line) from None
-    write_lines(decoded, None)
+    write_lines((NOTATIONS[notation](space, architecture) for architecture in decoded), None)

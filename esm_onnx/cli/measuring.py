@@ -59,7 +59,13 @@ def runtimes(as_json: bool) -> None:
 @click.command()
 @space_option()
 @click.option("--architectures", type=FILE, help="JSON Lines file of architectures.")
-@click.option("--blocks", is_flag=True, help="Instead, each block by itself: the lookup table of `lut` and `lut-bias`.")
+@click.option(
+    "--lookup-table",
+    "--blocks",
+    "blocks",
+    is_flag=True,
+    help="Instead, each block by itself: the lookup table of `lut` and `lut-bias`.",
+)
 @click.option("--layers", is_flag=True, help="Where the time goes, block by block; fills the lookup table too.")
 @store_option()
 @preset_option
@@ -86,9 +92,9 @@ def profile(
 ) -> None:
     """Time architectures on a runtime; those that the store holds already are not timed again."""
     if blocks == (architectures is not None):
-        raise click.UsageError("what shall be timed? Expected either --architectures or --blocks")
+        raise click.UsageError("what shall be timed? Expected either --architectures or --lookup-table")
     if blocks and layers:
-        raise click.UsageError("--layers are those of whole networks, expected --architectures and no --blocks")
+        raise click.UsageError("--layers are those of whole networks, expected --architectures and no --lookup-table")
     chosen = table_entries(space) if architectures is None else read_architectures(architectures, space)
     space = block_space(space) if blocks else space
     names = distinct(runtime_names)

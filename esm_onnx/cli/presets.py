@@ -21,6 +21,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target_error": "none",
         "tolerance": 0.03,
     },
+    "ofa-paper": {  # Syed and Srinivasan 2021; `tune` finds the hyper-parameters anew
+        "surrogate": "mlp-ofa",
+        "held_out": 0.3,
+        "strategy": "random",
+        "initial": 7000,
+        "evaluation": 1500,
+        "max_measurements": 8500,
+        "paired": False,
+        "target_error": "none",
+    },
 }
 
 

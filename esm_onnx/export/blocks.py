@@ -106,7 +106,7 @@ def _whole_space(space: Space) -> tuple[Space, str]:
         problem = error.message
     raise InputError(
         f"the writer 'block' of space {space.name!r} does not know whose blocks it holds ({problem}): it is for "
-        f"`profile --blocks`, expected another writer"
+        f"`profile --lookup-table`, expected another writer"
     )
 
 

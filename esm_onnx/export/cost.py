@@ -101,7 +101,9 @@ def count_node(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], weig
     size = {name: math.prod(shapes.get(name, (0,))) for name in (*node.input, *node.output) if name}
     taken, given = size.get(node.input[0], 0) if node.input else 0, sum(size[name] for name in node.output if name)
     moved = sum(size[name] for name in node.input if name and name not in weights) + given
-    counts: Counts = Counter(traffic=moved, parameters=sum(size[name] for name in node.input if name in weights))
+    # A scalar, such as a bound of Clip, is an attribute in all but form.
+    parameters = sum(size[name] for name in node.input if name in weights and shapes[name])
+    counts: Counts = Counter(traffic=moved, parameters=parameters)
     if node.op_type not in PRODUCTS:
         if node.op_type == "GlobalAveragePool":
             counts["pooled"] = taken

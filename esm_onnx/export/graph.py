@@ -99,6 +99,11 @@ class Graph:
     def relu(self, name: str, x: Tensor) -> Tensor:
         return self._node("Relu", name, [x.name], x.shape)
 
+    def relu6(self, name: str, x: Tensor) -> Tensor:
+        """max(0, min(6, x)) (Sandler et al. 2018, Section 3.1)."""
+        bounds = [self._scalar(f"{name}.{side}", bound) for side, bound in (("least", 0.0), ("greatest", 6.0))]
+        return self._node("Clip", name, [x.name, *bounds], x.shape)
+
     def hard_swish(self, name: str, x: Tensor) -> Tensor:
         return self._node("HardSwish", name, [x.name], x.shape)
 
@@ -124,6 +129,12 @@ class Graph:
         side = _slide(x.side, kernel, stride, pad)
         attributes = {"kernel_shape": [kernel] * 2, "pads": [pad] * 4, "strides": [stride] * 2}
         return self._node("MaxPool", name, [x.name], (*x.shape[:2], side, side), attributes)
+
+    def average_pool(self, name: str, x: Tensor, size: int) -> Tensor:
+        """The mean of each `size` × `size` pixels, at the lower and the right edge of what is left of them."""
+        side = -(-x.side // size)
+        attributes = {"kernel_shape": [size] * 2, "strides": [size] * 2, "ceil_mode": int(x.side % size > 0)}
+        return self._node("AveragePool", name, [x.name], (*x.shape[:2], side, side), attributes)
 
     def halve(self, name: str, x: Tensor) -> Tensor:
         """The mean of each 2 × 2 pixels; a map of one pixel stays as it is."""
@@ -164,6 +175,11 @@ class Graph:
 
     def _initializer(self, name: str, shape: Sequence[int], section: Section) -> str:
         self._initializers.append(self._allotment.take(name, shape, section))
+        return name
+
+    def _scalar(self, name: str, value: float) -> str:
+        """A constant that an operator takes as an input, and that is no weight."""
+        self._initializers.append(helper.make_tensor(name, self._allotment.data_type, (), [value]))
         return name
 
     def _node(

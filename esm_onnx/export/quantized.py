@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 IMAGES = 2
 """Random images that set the ranges of activations."""
-QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu")
+QUANTISED = (
+    *("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip"),
+)
 """Operators that int8 kernels exist for; what stands between them stays in fp32."""
 
 

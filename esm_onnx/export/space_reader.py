@@ -35,6 +35,7 @@ class SpaceReader:
     Args:
         features: what each block must have, and the rule for its options; None where the writer takes any.
         optional: what a block may have besides.
+        network: what the network must have; a resolution it may always have.
         settings: names that the export table may hold.
 
     Raises:
@@ -47,6 +48,7 @@ class SpaceReader:
         *,
         features: Mapping[str, Rule] | None,
         optional: Mapping[str, Rule] | None = None,
+        network: Mapping[str, Rule] | None = None,
         settings: Collection[str],
     ) -> None:
         if space.export is None:
@@ -59,7 +61,7 @@ class SpaceReader:
                 raise self._error(f"unknown setting {name!r}, expected {', '.join(settings)}")
         if features is not None:
             self._check_features(space.features, features, optional or {}, "[block] or [unit]")
-            self._check_features(space.network, {}, {"resolution": WHOLE}, "[network]")
+            self._check_features(space.network, network or {}, {"resolution": WHOLE}, "[network]")
 
     def has(self, name: str) -> bool:
         """Whether blocks have this feature."""
@@ -87,6 +89,13 @@ class SpaceReader:
     def per_unit(self, name: str, default: Sequence[int] | None = None, rule: Rule = WHOLE) -> list[int]:
         """A setting that is one number for each unit."""
         return self.numbers(name, len(self._space.depths), default, rule)
+
+    def instead_of(self, feature: str, name: str, rule: Rule) -> list[int] | None:
+        """The setting, one number for each unit, of a space whose blocks do not choose that; None where they do."""
+        if self.has(feature) == self.sets(name):
+            found = "both" if self.has(feature) else "neither"
+            raise self._error(f"{found} a feature {feature!r} and a setting {name!r}, expected one of them")
+        return None if self.has(feature) else self.per_unit(name, rule=rule)
 
     def resolution(self, architecture: Architecture) -> int:
         """Height and width of the input, pixels: the network's feature, else the setting, else 224."""

@@ -14,7 +14,9 @@ from esm_onnx.export.blocks import Writer, write_block
 from esm_onnx.export.densenet import draw_densenet
 from esm_onnx.export.graph import Graph, Tensor
 from esm_onnx.export.mobilenetv3 import draw_mobilenetv3
+from esm_onnx.export.ofa_resnet50 import draw_ofa_resnet50
 from esm_onnx.export.pool import Allotment
+from esm_onnx.export.proxyless import draw_proxyless
 from esm_onnx.export.resnet import draw_resnet
 from esm_onnx.export.settings import ExportSettings
 from esm_onnx.export.torch_writer import find_supernet, write_module
@@ -36,6 +38,8 @@ FAMILIES: dict[str, Writer] = {
     "resnet": _drawn(draw_resnet),
     "mobilenetv3": _drawn(draw_mobilenetv3),
     "densenet": _drawn(draw_densenet),
+    "ofa-resnet50": _drawn(draw_ofa_resnet50),
+    "proxyless": _drawn(draw_proxyless),
 }
 """The writers that draw a whole network, each node named after its block."""
 

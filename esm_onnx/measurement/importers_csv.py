@@ -17,11 +17,14 @@ from pathlib import Path
 
 from esm_onnx.architectures import Architecture, Feature, Space, from_genome, from_json, genome_columns
 from esm_onnx.architectures.notation import read_text
-from esm_onnx.architectures.ofa import has_ofa_layout
+from esm_onnx.architectures.ofa_notation import ofa_lists
 from esm_onnx.errors import InputError, shown
 
 Cells = Mapping[str, str]
 """One row: its cells by the names of their columns."""
+
+DIGITS = ("ks", "e", "d")
+"""The lists of Once-for-All's that are written as digits: of inverted residuals."""
 
 FEW = 8
 """Columns that a message lists."""
@@ -137,13 +140,13 @@ def _option(feature: Feature, text: str) -> object:
 
 
 def _ofa_columns(space: Space) -> Sequence[str]:
-    if not has_ofa_layout(space):
+    if ofa_lists(space) != DIGITS:
         return ()
-    return ("ks", "e", "d", "r") if space.network else ("ks", "e", "d")
+    return (*DIGITS, "r") if space.network else DIGITS
 
 
 def _of_ofa(space: Space, cells: Cells) -> Architecture:
-    lists = {name: _digits(cells, name) for name in ("ks", "e", "d")}
+    lists = {name: _digits(cells, name) for name in DIGITS}
     network = {"r": _option(space.network[0], cells["r"])} if space.network else {}
     return from_json(space, {**lists, **network})
 

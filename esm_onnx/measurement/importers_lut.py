@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from esm_onnx.architectures import Architecture, Space
+from esm_onnx.architectures.blocks import HEAD, STEM
 from esm_onnx.architectures.notation import read_text
 from esm_onnx.errors import InputError, shown
+from esm_onnx.export.blocks import BLOCK
 from esm_onnx.export.mobilenetv3 import MobileNetV3, plan_mobilenetv3
 from esm_onnx.export.writers import export_of
 from esm_onnx.measurement.importers_csv import few, read_csv
@@ -47,41 +49,58 @@ class LookupTable:
         Raises:
             InputError: a layer is not in the table, or the space is not one of inverted residuals.
         """
+        return math.fsum(latency_ms for _, latency_ms in self._layers(space, architecture))
+
+    def parts_ms(self, space: Space, architecture: Architecture) -> dict[str, float]:
+        """The same sum part by part: `stem`, each block (`u2.b3`), and `head`.
+
+        Raises:
+            InputError: as `sum_ms`.
+        """
+        layers: dict[str, list[float]] = {}
+        for part, latency_ms in self._layers(space, architecture):
+            layers.setdefault(part, []).append(latency_ms)
+        return {part: math.fsum(latencies_ms) for part, latencies_ms in layers.items()}
+
+    def _layers(self, space: Space, architecture: Architecture) -> Iterator[tuple[str, float]]:
+        """Part and latency in ms of each layer."""
         export_of(space)  # raises for a space without one
         try:
             plan = plan_mobilenetv3(space, architecture)
         except InputError as error:
             raise InputError(f"{error.message}: lookup tables hold inverted residuals") from None
-        try:
-            return math.fsum(self.entries_ms[plan.resolution, key] for key in layer_keys(plan))
-        except KeyError as error:
-            resolution, key = error.args[0]
-            raise InputError(
-                f"no entry {key!r} at resolution {resolution} in the table, expected one for each layer"
-            ) from None
+        for part, key in layer_keys(plan):
+            if (plan.resolution, key) not in self.entries_ms:
+                raise InputError(
+                    f"no entry {key!r} at resolution {plan.resolution} in the table, expected one for each layer"
+                )
+            yield part, self.entries_ms[plan.resolution, key]
 
 
-def layer_keys(plan: MobileNetV3) -> Iterator[str]:
-    """The keys of the layers of a network, as Once-for-All writes them: squeeze-excite and activations are inside."""
+def layer_keys(plan: MobileNetV3) -> Iterator[tuple[str, str]]:
+    """The layers of a network: the part that each belongs to, and its key, as Once-for-All writes it; squeeze-excite
+    and activations are inside. A block before all units belongs to the stem."""
 
     def shape(channels: int) -> str:
         return f"{side}x{side}x{channels}"
 
     side = plan.resolution
     taken, side = shape(3), _strided(side, 2)
-    yield f"Conv-input:{taken}-output:{shape(plan.stem)}"
+    yield STEM, f"Conv-input:{taken}-output:{shape(plan.stem)}"
     width = plan.stem
     for block in plan.blocks:
         taken, side, width = shape(block.inputs), _strided(side, block.stride), block.width
+        hard_swish = block.activation == "hard_swish"
         yield (
+            block.name if BLOCK.match(f"{block.name}.") else STEM,
             f"expanded_conv-input:{taken}-output:{shape(width)}-expand:{block.middle}-kernel:{block.kernel}"
-            f"-stride:{block.stride}-idskip:{block.skips:d}-se:{block.excites:d}-hs:{block.hard_swish:d}"
+            f"-stride:{block.stride}-idskip:{block.skips:d}-se:{block.excites:d}-hs:{hard_swish:d}",
         )
     wide, wider = plan.head
-    yield f"Conv_1-input:{shape(width)}-output:{shape(wide)}"
-    yield f"AvgPool2D-input:{shape(wide)}-output:1x1x{wide}"
-    yield f"Conv_2-input:1x1x{wide}-output:1x1x{wider}"
-    yield f"Logits-input:1x1x{wider}-output:{plan.classes}"
+    yield HEAD, f"Conv_1-input:{shape(width)}-output:{shape(wide)}"
+    yield HEAD, f"AvgPool2D-input:{shape(wide)}-output:1x1x{wide}"
+    yield HEAD, f"Conv_2-input:1x1x{wide}-output:1x1x{wider}"
+    yield HEAD, f"Logits-input:1x1x{wider}-output:{plan.classes}"
 
 
 def _strided(side: int, stride: int) -> int:

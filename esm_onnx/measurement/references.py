@@ -44,9 +44,10 @@ def choose_calibration(space: Space) -> Architecture:
     to 7 ms to it varied by 1.2 to 1.5 %, to the one with the first options by 1.4 to 1.8 %.
     """
     genome = [len(feature.options) // 2 for feature in space.network]
-    block = [len(feature.options) - 1 for feature in space.features]
-    absent = [ABSENT] * len(block)
+    free = [len(feature.options) - 1 for feature in space.block + space.unit]
+    absent = [ABSENT] * len(space.features)
     for depths in space.depths:
+        block = [*free, *space.coupled_at(min(depths))]
         for slot in range(max(depths)):
             genome += block if slot < min(depths) else absent
     return from_genome(space, genome)

@@ -21,7 +21,7 @@ from esm_onnx.architectures import Bins, Space, divide
 from esm_onnx.errors import EsmError, InputError
 from esm_onnx.prediction.comparison_fit import FIGURES, Figures, Pair, figures_of, fit_once, shuffled, without
 from esm_onnx.prediction.dataset import Dataset
-from esm_onnx.prediction.encodings import encoding_names, find_encoding
+from esm_onnx.prediction.encodings import encoding_names, find_encoding, has_encoding
 from esm_onnx.prediction.evaluation import evaluate
 from esm_onnx.prediction.surrogates import SURROGATES, find_surrogate, usual_encoding
 from esm_onnx.prediction.training import LEAST_ROWS
@@ -181,8 +181,8 @@ def pairs_of(space: Space, surrogates: Sequence[str] = (), encodings: Sequence[s
 
     Args:
         surrogates: none takes all.
-        encodings: none takes what suits each surrogate; "all" stands for every encoding. A lookup table stands on
-            its own, whatever is asked for.
+        encodings: none takes what suits each surrogate; "all" stands for every one that the space has. A lookup table
+            stands on its own, whatever is asked for.
 
     Raises:
         InputError: an unknown name.
@@ -192,7 +192,8 @@ def pairs_of(space: Space, surrogates: Sequence[str] = (), encodings: Sequence[s
     own = {name for name, encoding in usual.items() if not set(encoding.split("+")) <= set(general)}
     crossed = [name for name in encodings if name != EVERY_ENCODING]
     if EVERY_ENCODING in encodings:
-        crossed += [*general, *(encoding for name, encoding in usual.items() if name not in own)]
+        held = [name for name in general if has_encoding(space, name)]
+        crossed += [*held, *(encoding for name, encoding in usual.items() if name not in own)]
     pairs = [
         (name, encoding) for name in chosen for encoding in (crossed if crossed and name not in own else [usual[name]])
     ]

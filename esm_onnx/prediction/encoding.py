@@ -191,6 +191,10 @@ class Columns:
                 self._add(f"{feature.name}={plain(option)}", {place: 1.0})
         return range(start, len(self.names))
 
+    def add_options_of_network(self, name: str, weights: Matrix) -> None:
+        """One column: `weights[i]` for the i-th of the network's options."""
+        self._add(name, dict(enumerate(weights)))
+
     def _numbers(self) -> list[tuple[Feature, range]]:
         """The network's features that are numbers, and the places of their options."""
         found, at = [], 0

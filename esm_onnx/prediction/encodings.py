@@ -7,6 +7,8 @@
     fcc          feature combination count: for each unit, how many blocks have each combination of options
     fcc-first    fcc, and which combination is the first block of each unit: its stride and input width differ
     counts       fc and fcc-first together: what options have in common, and what combinations have of their own
+    ofa          Syed and Srinivasan's, 128 wide: kernels place by place, then expansions, then eight resolutions, each
+                 as zeros and a one; for spaces with these features alone
     entries      how often each entry of a lookup table is needed, see `lookup_encoding.py`; for `lut` and `lut-bias`
     cost         sums over the subnet's ONNX graph, see `cost_encoding.py`; for spaces that our writers draw
 
@@ -161,6 +163,30 @@ def _add_combinations(columns: Columns, places: list[tuple[str, range]]) -> None
         columns.add_combinations(name, slots)
 
 
+OFA_RESOLUTIONS = tuple(range(112, 225, 16))
+"""Those that Syed and Srinivasan have a column for."""
+
+
+def _build_ofa(space: Space) -> Table:
+    """A resolution between two that have a column counts for both, by its nearness; one beyond them is the last."""
+    features = {feature.name: feature for feature in space.features}
+    if set(features) != {"kernel", "expansion"} or [f.name for f in space.network] != ["resolution"]:
+        found = ", ".join((*features, *(feature.name for feature in space.network)))
+        raise InputError(
+            f"space {space.name!r} has the features {found}; the encoding 'ofa' is for kernel, expansion and "
+            "resolution alone: take one-hot"
+        )
+    columns = Columns(space)
+    for name in ("kernel", "expansion"):
+        for place, slots in _blocks(space):
+            for i, option in enumerate(features[name].options):
+                columns.add_blocks(f"{place}.{name}={plain(option)}", slots, _has(space, features[name], i))
+    resolutions = values_of(space.network[0])
+    for resolution, alone in zip(OFA_RESOLUTIONS, np.eye(len(OFA_RESOLUTIONS)), strict=True):
+        columns.add_options_of_network(f"resolution={resolution}", np.interp(resolutions, OFA_RESOLUTIONS, alone))
+    return columns.done()
+
+
 def _build_cost(space: Space) -> Table:
     from esm_onnx.prediction.cost_encoding import build_cost  # onnx, which the others do not need
 
@@ -182,11 +208,21 @@ ENCODINGS: dict[str, Encoding] = {
 """For any space."""
 
 COST = Encoding("cost", _build_cost)
+OFA = Encoding("ofa", _build_ofa)
 
 
 def encoding_names() -> list[str]:
     """All that have a name of their own."""
-    return [*ENCODINGS, COST.name]
+    return [*ENCODINGS, COST.name, OFA.name]
+
+
+def has_encoding(space: Space, name: str) -> bool:
+    """Whether architectures of a space can be encoded so."""
+    try:
+        find_encoding(name).table(space)
+    except InputError:  # no writer of ours, other features, or too many options
+        return False
+    return True
 
 
 @lru_cache
@@ -196,7 +232,7 @@ def find_encoding(name: str) -> Encoding:
     Raises:
         InputError: there is none.
     """
-    every = {**ENCODINGS, COST.name: COST, ENTRIES.name: ENTRIES}
+    every = {**ENCODINGS, **{encoding.name: encoding for encoding in (COST, OFA, ENTRIES)}}
     parts = name.split("+")
     if not set(parts) <= set(every) or len(set(parts)) < len(parts):
         raise InputError(f"encoding {name!r}, expected one of {', '.join(every)}, or several joined by '+'")

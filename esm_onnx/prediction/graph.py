@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from esm_onnx.prediction.drawing import draw_encoding
+from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.predictor import LEAST_MS, Predictor
 from esm_onnx.prediction.surrogate import Nodes
 from esm_onnx.prediction.validity import draw_depth
@@ -17,13 +18,23 @@ def draw_predictor(predictor: Predictor, genome: str, outputs: tuple[str, ...]) 
     """Nodes from `genome`, int64 [batch, length], to the prediction and its bounds, float32 [batch] each."""
     graph = Nodes()
     row = graph.add("Cast", "row", genome, to=TensorProto.FLOAT)
-    latency = predictor.surrogate.draw(graph, _draw_encoded(graph, predictor, row))
+    latency = predictor.surrogate.draw(graph, _draw_columns(graph, predictor, genome, row))
     latency = graph.add("Clip", "latency.least", latency, graph.floats("least_ms", LEAST_MS))
     bounds = graph.add("Mul", "latency.bounds", latency, _draw_factors(graph, predictor, row))
     for i, name in enumerate(outputs):
         graph.add("Gather", name, bounds, graph.constant(f"{name}.column", np.array(i)), axis=1)
     graph.drop_unused(outputs)
     return graph
+
+
+def _draw_columns(graph: Nodes, predictor: Predictor, genome: str, row: str) -> str:
+    """What the surrogate takes, float32 [batch, columns]: what the bases predict, and the encoded vectors."""
+    encoded = _draw_encoded(graph, predictor, row)
+    if not predictor.bases:
+        return encoded
+    drawn = {base.draw(graph, genome, f"base{i}."): 1 for i, base in enumerate(predictor.bases, 1)}
+    width = len(find_encoding(predictor.encoding).columns(predictor.space))
+    return graph.join("columns", {**drawn, **graph.joined.get(encoded, {encoded: width})})
 
 
 def _draw_encoded(graph: Nodes, predictor: Predictor, row: str) -> str:

@@ -55,5 +55,5 @@ def build_entries(space: Space) -> Table:
 
 ENTRIES = Encoding("entries", build_entries)
 
-NO_TABLE = "no lookup table came with the measurements: measure one with `esm-onnx profile --blocks`"
+NO_TABLE = "no lookup table came with the measurements: measure one with `esm-onnx profile --lookup-table`"
 """Why there is none, where nobody has looked for one."""

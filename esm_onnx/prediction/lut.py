@@ -65,6 +65,11 @@ def fit_lut(examples: Examples, lookup: Lookup | str) -> Lut:
         raise InputError(lookup)
     if examples.columns != lookup.columns:
         raise InputError(f"a lookup table stands on the encoding {ENTRIES.name!r} alone, expected no other --encoding")
+    return lut_of(lookup)
+
+
+def lut_of(lookup: Lookup) -> Lut:
+    """The surrogate that a table is by itself."""
     return Lut(lookup.latency_ms.astype(np.float32), len(lookup.columns) - lookup.latency_ms.shape[1])
 
 

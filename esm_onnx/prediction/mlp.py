@@ -103,7 +103,7 @@ def fit_mlp(x: Matrix, y: Vector, settings: MlpSettings, seed: int) -> Mlp:
     targets = torch.tensor((y - target_mean) / target_scale, dtype=torch.float32)[:, None]
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, which the fork restores
-        network = _network(x.shape[1], settings.hidden)
+        network = network_of(x.shape[1], settings.hidden)
         optimiser = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -142,7 +142,8 @@ def without_dust(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(np.abs(values) < DUST, np.float32(0), values)
 
 
-def _network(columns: int, hidden: tuple[int, ...]) -> nn.Sequential:
+def network_of(columns: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers with ReLU between them, from so many columns to one number."""
     widths = [columns, *hidden]
     parts: list[nn.Module] = []
     for before, after in zip(widths, hidden, strict=False):

@@ -95,8 +95,12 @@ def metadata(predictor: Predictor, quantity: Quantity = LATENCY) -> dict[str, An
         "quantity": quantity.field,
         "encoding": {"name": encoding.name, "columns": encoding.columns(space)},
         "surrogate": predictor.surrogate.name,
+        "bases": [
+            {"target": base.name, "dataset": base.loaded.metadata["dataset"], "sha256": base.loaded.digest}
+            for base in predictor.bases
+        ],
         "measurements": {"trained": len(predictor.trained), "calibrated": interval.rows},
-        "accuracy": quantity.named(evaluation.as_json()),
+        "accuracy": evaluation and quantity.named(evaluation.as_json()),
         "interval": {
             "coverage": interval.coverage,
             "depths": [list(pair) for pair in interval.ranges],

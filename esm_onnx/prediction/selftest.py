@@ -125,19 +125,23 @@ class SelfTest:
 def covering_genomes(space: Space) -> NDArray[np.int64]:
     """Some tens of genomes that between them hold every option in every place, [n, length]; always the same.
 
-    The first differ in the depths of their units, the others have the greatest.
+    The first differ in the depths of their units, the others have the greatest; where features are coupled to the
+    depth, others again have each lesser one.
     """
     block, unit, network = _turns(space.block), _turns(space.unit), _turns(space.network)
     joint = len(block) * len(unit) <= MOST_COMBINATIONS
     pace = len(block) if joint else 1
     varied = _depths(space.depths)
-    count = max(len(varied) + max(len(block), pace * len(unit)), len(network))
+    every = max(len(block), pace * len(unit))
+    levels = max(map(len, space.depths)) if space.coupled else 1
+    count = max(len(varied) + levels * every, len(network))
     genomes = []
     for i in range(count):
         row, slot = [*network[i % len(network)]], 0
-        for u, slots in enumerate(space.slots):
-            depth = varied[i][u] if i < len(varied) else slots
-            shared = unit[(i // pace + u) % len(unit)]
+        for u, (depths, slots) in enumerate(zip(space.depths, space.slots, strict=True)):
+            level = min((i - len(varied)) // every, levels - 1)  # below 0 for those varied
+            depth = varied[i][u] if i < len(varied) else depths[-1 - level % len(depths)]
+            shared = unit[(i // pace + u) % len(unit)] + space.coupled_at(depth)
             for j in range(slots):
                 present = (*block[(i + slot) % len(block)], *shared)
                 row += present if j < depth else [ABSENT] * len(present)

@@ -146,6 +146,21 @@ class Nodes:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What a predictor of another device says of architectures that nobody needs to have measured.
+
+    Attributes:
+        name: of that device.
+        predicted: in ms, [n].
+        x: the same architectures encoded, [n, columns].
+    """
+
+    name: str
+    predicted: Vector
+    x: Matrix
+
+
+@dataclass(frozen=True, slots=True)
 class Examples:
     """What a surrogate is fitted on.
 
@@ -155,6 +170,7 @@ class Examples:
         columns: a name for each column.
         seed: of everything that is drawn.
         lookup: the lookup table of the target, or why there is none.
+        surveys: of the predictors of other devices, whose predictions in ms are the first columns of x, in this order.
     """
 
     x: Matrix
@@ -162,6 +178,7 @@ class Examples:
     columns: tuple[str, ...]
     seed: int = 0
     lookup: Lookup | str = NO_TABLE
+    surveys: tuple[Survey, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)

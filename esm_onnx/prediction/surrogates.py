@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.encodings import COST, find_encoding
+from esm_onnx.prediction.encodings import has_encoding
 from esm_onnx.prediction.surrogate import Examples, Fitted, Surrogate, fit_with_folds
 
 HYBRID_FOLDS = 10
@@ -27,21 +27,23 @@ class Entry:
 
     Attributes:
         fit: fits one.
-        encoding: what it is usually fitted on.
+        encoding: what it is usually fitted on, in any space.
         with_folds: fits one, and predicts each row by one that has not seen its fold.
+        preferred: what it is fitted on instead where the space has it.
         quick: it is fitted in far less than a second, so that many folds do not matter.
-        uses_cost: the encoding `cost` is put in front where the space has it.
     """
 
     fit: Callable[[Examples], Surrogate]
     encoding: str
     with_folds: WithFolds
-    uses_cost: bool = False
+    preferred: str | None = None
     quick: bool = False
 
 
-def _each_fold(fit: Callable[[Examples], Surrogate], encoding: str, *, quick: bool = False) -> Entry:
-    return Entry(fit, encoding, lambda examples, folds: fit_with_folds(fit, examples, folds), quick=quick)
+def _each_fold(
+    fit: Callable[[Examples], Surrogate], encoding: str, *, preferred: str | None = None, quick: bool = False
+) -> Entry:
+    return Entry(fit, encoding, lambda examples, folds: fit_with_folds(fit, examples, folds), preferred, quick)
 
 
 def _mlp(examples: Examples) -> Surrogate:
@@ -51,17 +53,9 @@ def _mlp(examples: Examples) -> Surrogate:
 
 
 def _mlp_ofa(examples: Examples) -> Surrogate:
-    """Two hidden layers of 400 (Syed and Srinivasan 2021, "Generalized Latency Performance Estimation for Once-For-All
-    Neural Architecture Search"), which they train on 7,000 rows encoded as zeros and ones.
+    from esm_onnx.prediction.ofa_paper import fit_ofa
 
-    Their code (NAS_PerformanceEstimation, where it has a third such layer) takes the root of the mean square, and SGD
-    with momentum, in batches of 32 for 50 epochs. Ours takes the mean square, and Adam with the same rate and decay, in
-    batches of 64 for about as many epochs of 7,000 rows.
-    """
-    from esm_onnx.prediction.mlp import MlpSettings, fit_mlp
-
-    settings = MlpSettings(hidden=(400, 400), learning_rate=0.001, weight_decay=0.001, batch=64)
-    return replace(fit_mlp(examples.x, examples.y, settings, examples.seed), name="mlp-ofa")
+    return fit_ofa(examples.x, examples.y, examples.seed)
 
 
 def _linear(examples: Examples) -> Surrogate:
@@ -112,9 +106,9 @@ def _hybrid_with_folds(examples: Examples, folds: NDArray[np.int64]) -> Fitted:
 
 
 SURROGATES: dict[str, Entry] = {
-    "hybrid": Entry(_hybrid, "counts", _hybrid_with_folds, uses_cost=True, quick=True),
+    "hybrid": Entry(_hybrid, "counts", _hybrid_with_folds, preferred="cost+counts", quick=True),
     "mlp": _each_fold(_mlp, "fcc"),
-    "mlp-ofa": _each_fold(_mlp_ofa, "one-hot"),
+    "mlp-ofa": _each_fold(_mlp_ofa, "one-hot", preferred="ofa"),
     "linear": _each_fold(_linear, "fcc", quick=True),
     "tree": _each_fold(_tree, "fcc"),
     "boosted": _each_fold(_boosted, "fcc"),
@@ -138,10 +132,4 @@ def find_surrogate(name: str) -> Entry:
 def usual_encoding(surrogate: str, space: Space) -> str:
     """What a surrogate is fitted on where nobody says otherwise."""
     entry = find_surrogate(surrogate)
-    if entry.uses_cost:
-        try:
-            COST.table(space)
-        except InputError:  # no writer of ours, or too many options: counts alone, then
-            return entry.encoding
-        return find_encoding(f"{COST.name}+{entry.encoding}").name
-    return entry.encoding
+    return entry.preferred if entry.preferred and has_encoding(space, entry.preferred) else entry.encoding

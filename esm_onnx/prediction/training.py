@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,12 +10,13 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Bins, divide
 from esm_onnx.errors import InputError, WorkError
+from esm_onnx.prediction.base import Base, check_bases, surveyed_genomes
 from esm_onnx.prediction.conformal import calibrate, measured_coverage
 from esm_onnx.prediction.dataset import Dataset, row_digests
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, evaluate
-from esm_onnx.prediction.predictor import LEAST_MS, Predictor, predict_latency
-from esm_onnx.prediction.surrogate import Examples, Vector
+from esm_onnx.prediction.predictor import LEAST_MS, Predictor, encode, predict_latency
+from esm_onnx.prediction.surrogate import Examples, Fit, Survey, Vector
 from esm_onnx.prediction.surrogates import SURROGATES, find_surrogate, usual_encoding
 
 LEAST_ROWS = 3
@@ -66,7 +68,13 @@ class TrainSettings:
 
 
 def train(
-    dataset: Dataset, settings: TrainSettings, *, held_out: Dataset | None = None, test: Dataset | None = None
+    dataset: Dataset,
+    settings: TrainSettings,
+    *,
+    held_out: Dataset | None = None,
+    test: Dataset | None = None,
+    fit: Fit | None = None,
+    bases: Sequence[Base] = (),
 ) -> tuple[Predictor, Evaluation]:
     """Fits a predictor, and evaluates and calibrates it on predictions of rows that were not trained on.
 
@@ -74,11 +82,14 @@ def train(
         dataset: what to train on, less a share that is held out where the settings say so.
         held_out: measurements to evaluate and calibrate on, in place of cross-validation.
         test: measurements to evaluate on alone; the interval is not calibrated on them.
+        fit: how the surrogate is fitted, instead of as its name says; only where rows are held out.
+        bases: predictors of other devices, to start from.
 
     Raises:
-        InputError: too few rows, another space held out, or an architecture on both sides.
+        InputError: too few rows, another space held out, an architecture on both sides, or a base for something else.
         WorkError: the surrogate diverged.
     """
+    check_bases(bases, dataset.space, dataset.quantity)
     bins, whole = divide(dataset.space, settings.bins), dataset
     if held_out is None and settings.held_out is not None:
         outside = split(dataset, bins, settings.held_out, np.random.default_rng(settings.seed))
@@ -90,15 +101,15 @@ def train(
         if other is not None:
             _check_apart(dataset, other)
     encoding = settings.encoding or usual_encoding(settings.surrogate, dataset.space)
-    examples = examples_of(dataset, encoding, settings.seed)
+    examples = examples_of(dataset, encoding, settings.seed, bases)
     if held_out is None:
         judged = dataset
         fitted = SURROGATES[settings.surrogate].with_folds(examples, assign_folds(dataset, bins, settings))
         surrogate, predicted = fitted.surrogate, np.maximum(finite(fitted.out_of_fold, settings.surrogate), LEAST_MS)
     else:
         judged = held_out
-        surrogate = SURROGATES[settings.surrogate].fit(examples)
-        found = predict_latency(dataset.space, encoding, surrogate, held_out.genomes).astype(np.float64)
+        surrogate = (fit or SURROGATES[settings.surrogate].fit)(examples)
+        found = predict_latency(dataset.space, encoding, surrogate, held_out.genomes, bases).astype(np.float64)
         predicted = finite(found, settings.surrogate)
     interval = calibrate(predicted, judged.latency_ms, judged.depths, bins, settings.coverage)
     coverage = _coverage(predicted, judged, bins, settings)
@@ -113,6 +124,7 @@ def train(
         calibrated=row_digests(judged.genomes),
         dataset=whole.digest,
         evaluation=evaluation,
+        bases=tuple(bases),
     )
     if test is None:
         return predictor, evaluation
@@ -120,11 +132,17 @@ def train(
     return replace(predictor, evaluation=evaluation), evaluation
 
 
-def examples_of(dataset: Dataset, encoding: str, seed: int) -> Examples:
+def examples_of(dataset: Dataset, encoding: str, seed: int, bases: Sequence[Base] = ()) -> Examples:
     """What a surrogate is fitted on."""
-    found = find_encoding(encoding)
-    columns = tuple(found.columns(dataset.space))
-    return Examples(found.encode(dataset.space, dataset.genomes), dataset.latency_ms, columns, seed, dataset.lookup)
+    space = dataset.space
+    columns = tuple(f"base{i}" for i in range(1, len(bases) + 1)) + tuple(find_encoding(encoding).columns(space))
+    x = encode(space, encoding, dataset.genomes, bases)
+    surveys: tuple[Survey, ...] = ()
+    if bases:
+        genomes = surveyed_genomes(space, seed)
+        seen = encode(space, encoding, genomes, bases)
+        surveys = tuple(Survey(base.name, seen[:, i], seen) for i, base in enumerate(bases))
+    return Examples(x, dataset.latency_ms, columns, seed, dataset.lookup, surveys)
 
 
 def evaluate_on(predictor: Predictor, test: Dataset, bins: Bins) -> Evaluation:

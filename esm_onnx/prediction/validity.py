@@ -4,7 +4,8 @@ A row is valid when nothing of this is wrong, and each fault makes a whole numbe
     range       each place lies between its least and greatest value: Σ (distance to the nearest allowed value)²
     presence    in one slot either all features are present or none; no block after an absent one; and no depth between
                 two allowed ones, or below the least: see `_presence`
-    agreement   blocks of one unit have the same options of the unit's features: Σ (difference of neighbours)²
+    agreement   blocks of one unit have the same options of what they share: Σ (difference of neighbours)²
+    coupling    the first block of a unit has the option that the unit's depth decides: Σ (difference)², see `_coupling`
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def draw_depth(graph: Nodes, space: Space, row: str) -> str:
     wrong = graph.add("ReduceSumSquare", "valid.range", outside, axes=[1], keepdims=1)
     # 1 where a place holds an option, 0 where it holds −1
     present = graph.add("HardSigmoid", "valid.present", row, alpha=1.0, beta=1.0)
-    if space.unit and max(space.slots) > 1:
+    if space.shared and max(space.slots) > 1:
         wrong = _draw_agreement(graph, space, inside, present, wrong)
+    if space.coupled:
+        wrong = _draw_coupling(graph, space, inside, present, wrong)
     rules = _presence(space)
     most = float(sum(space.slots) + 1)  # any fault takes more than all blocks together
     if most * (np.abs(rules.costs).sum() + rules.signs[-1]) >= GREATEST_WHOLE:
@@ -104,7 +107,7 @@ def _presence(space: Space) -> _Rules:
 
 
 def _draw_agreement(graph: Nodes, space: Space, inside: str, present: str, wrong: str) -> str:
-    """Adds the squares by which each present block's unit features differ from those of the block before it."""
+    """Adds the squares by which each present block's shared features differ from those of the block before it."""
     width, length = len(space.features), genome_length(space)
     pairs, place = np.zeros((length - width, 1)), len(space.network)
     for slots in space.slots:
@@ -118,3 +121,33 @@ def _draw_agreement(graph: Nodes, space: Space, inside: str, present: str, wrong
     apart = graph.add("Mul", "valid.disagreement", apart, graph.part("valid.there", present, here))
     squares = graph.add("Mul", "valid.disagreements", apart, apart)
     return graph.add("Gemm", "valid.agreement", squares, graph.floats("valid.pairs", pairs), wrong)
+
+
+def _draw_coupling(graph: Nodes, space: Space, inside: str, present: str, wrong: str) -> str:
+    """Adds the squares by which the coupled features of each unit's first block differ from what its depth decides."""
+    found, steps, start = _coupling(space)
+    decided = graph.linear("valid.decided", present, steps, start)
+    apart = graph.add("Gemm", "valid.uncoupled", inside, graph.floats("valid.found", found), decided, beta=-1.0)
+    squares = graph.add("ReduceSumSquare", "valid.coupling", apart, axes=[1], keepdims=1)
+    return graph.add("Add", "valid.coupled", wrong, squares)
+
+
+def _coupling(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """What a coupled feature has in the first block of a unit, and what the unit's depth decides: for a column each,
+    `found` and `steps` [genome length, columns] and `start` [columns], row · found = presence · steps + start.
+
+    In a valid unit a depth differs from the allowed one below it in that the block after that is present, so the
+    difference of their options stands there.
+    """
+    length, width = genome_length(space), len(space.features)
+    found, steps, start, place = [], [], [], len(space.network)
+    for depths in space.depths:
+        for f, feature in enumerate(space.coupled, width - len(space.coupled)):
+            found.append(np.zeros(length))
+            found[-1][place + f] = 1.0
+            steps.append(np.zeros(length))
+            for low, high in itertools.pairwise(depths):
+                steps[-1][place + low * width] = feature.index_at(high) - feature.index_at(low)
+            start.append(float(feature.index_at(depths[0])))
+        place += depths[-1] * width
+    return np.stack(found, axis=1), np.stack(steps, axis=1), np.array(start)

@@ -13,6 +13,7 @@ from strategies import architectures, every_architecture, spaces
 
 from esm_onnx.architectures import (
     Architecture,
+    Coupled,
     Feature,
     Options,
     Space,
@@ -87,6 +88,13 @@ def test_different_architectures_have_different_genomes(space: Space) -> None:
             ((1, 2),),
             block=(Feature("kernel", (3, 5)),),
             unit=(Feature("op", ("a", "b")),),
+            network=(Feature("resolution", (1, 2)),),
+        ),
+        Space(
+            "coupled",
+            ((1, 3), (2,)),
+            block=(),
+            coupled=(Coupled.of("expansion", {1: 3, 2: 4, 3: 3}),),
             network=(Feature("resolution", (1, 2)),),
         ),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import architectures, every_architecture, spaces
+from strategies import architectures, coupled_spaces, every_architecture, spaces
 
 from esm_onnx.architectures import (
     Architecture,
@@ -73,6 +73,20 @@ def test_an_architecture_survives_its_json(data: st.DataObject, space: Space) ->
     architecture = data.draw(architectures(space))
     text = json.dumps(to_json(space, architecture))
     assert from_json(space, json.loads(text)) == architecture
+
+
+@given(st.data(), coupled_spaces())
+def test_blocks_may_leave_out_what_the_depth_decides(data: st.DataObject, space: Space) -> None:
+    architecture = data.draw(architectures(space))
+    whole = to_json(space, architecture)
+    coupled = {feature.name for feature in space.coupled}
+    units = [
+        [{name: block[name] for name in block if name not in coupled} for block in unit] for unit in whole["units"]
+    ]
+    assert from_json(space, {**whole, "units": units}) == architecture
+    depth = max(max(depths) for depths in space.depths) + 1
+    with pytest.raises(InputError, match=f"unit 1, block 1: no '.*'|unit 1 has {depth} blocks, expected one of"):
+        from_json(space, {**whole, "units": [units[0][:1] * depth, *units[1:]]})
 
 
 @given(st.data(), spaces())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esm_onnx.architectures import Export, Feature, Space, find_space, space_names
+from esm_onnx.architectures import Coupled, Export, Feature, Space, find_space, space_names, toml_space
 from esm_onnx.architectures.toml_space import read_space, space_from_table
 from esm_onnx.errors import InputError
 
@@ -49,6 +49,13 @@ def test_the_example_of_the_design(tmp_path: Path) -> None:
     assert space.size == 2 * (6 * (2 + 2**2 + 2**3)) ** 7
 
 
+def test_the_example_of_the_module(tmp_path: Path) -> None:
+    _, example = str(toml_space.__doc__).split("\n\n", 1)
+    space = read_space(written(tmp_path, example))
+    assert [feature.name for feature in space.features] == ["kernel", "expansion", "se"]
+    assert space.size == 2 * (3 * (2 + 2**2 + 2**3)) ** 7
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -85,15 +92,103 @@ def test_the_kinds_of_option(tmp_path: Path) -> None:
     )
 
 
+COUPLED = """\
+name = "coupled"
+units = 2
+depth = [[2, 3], [3, 5]]
+[block]
+kernel = [3, 5]
+[coupled]
+op = {5 = "wide", 2 = "narrow", 3 = "wide"}
+expansion = {2 = "1/2", 3 = 4, 5 = 6.0}
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        COUPLED,
+        COUPLED.replace('op = {5 = "wide", 2 = "narrow", 3 = "wide"}', "op.2 = 'narrow'\nop.5 = 'wide'\nop.3 = 'wide'"),
+        COUPLED.replace('expansion = {2 = "1/2", 3 = 4, 5 = 6.0}', "[coupled.expansion]\n2 = '2/4'\n3 = 4.0\n'5' = 6"),
+    ],
+    ids=["inline", "dotted", "tables"],
+)
+def test_options_that_the_depth_decides(tmp_path: Path, text: str) -> None:
+    space = read_space(written(tmp_path, text))
+    assert space == Space(
+        "coupled",
+        depths=((2, 3), (3, 5)),
+        block=(Feature("kernel", (3, 5)),),
+        coupled=(
+            Coupled("op", ("narrow", "wide"), ((2, 0), (3, 1), (5, 1))),
+            Coupled("expansion", (Fraction(1, 2), 4, 6), ((2, 0), (3, 1), (5, 2))),
+        ),
+    )
+    assert space.size == (2**2 + 2**3) * (2**3 + 2**5)
+
+
+BAD_COUPLED = {
+    # what: text, line, value, expectation
+    "no table": (
+        COUPLED.split("[block]")[0] + "coupled = [2, 3]",
+        4,
+        "coupled is [2, 3]",
+        "expected a table of features",
+    ),
+    "no table of depths": (
+        COUPLED.replace('{2 = "1/2", 3 = 4, 5 = 6.0}', "[1, 4, 6]"),
+        8,
+        "expansion is [1, 4, 6]",
+        "expected an option for each depth: {2 = …}",
+    ),
+    "a depth that no unit has": (
+        COUPLED.replace("3 = 4,", "3 = 4, 4 = 5,"),
+        8,
+        "expansion has an option for depth '4'",
+        "expected one for each of [2, 3, 5]",
+    ),
+    "a depth that is none": (
+        COUPLED.replace("expansion = {", "[coupled.expansion]\n3 = 4\n5 = 6\n02 = 3 #"),
+        11,
+        "expansion has an option for depth '02'",
+        "expected one for each of [2, 3, 5]",
+    ),
+    "a depth left out": (
+        COUPLED.replace("3 = 4,", ""),
+        8,
+        "expansion has no option for depth 3",
+        "expected one for each of [2, 3, 5]",
+    ),
+    "no option": (COUPLED.replace("3 = 4,", "3 = true,"), 8, "expansion has True", "expected numbers, fractions like"),
+    "a list": (COUPLED.replace("3 = 4,", "3 = [4],"), 8, "expansion has [4]", "expected numbers, fractions like"),
+    "mixed": (COUPLED.replace("3 = 4,", "3 = 'a',"), 8, "expansion is ['1/2', 'a', 6.0]", "all numbers or all names"),
+    "name in another part": (
+        COUPLED.replace("expansion =", "kernel ="),
+        8,
+        "'kernel' stands in [block] and [coupled]",
+        "expected it in one",
+    ),
+    "name reserved": (COUPLED.replace("op =", "units ="), 7, "feature 'units'", "expected another name"),
+    "unnamed": (COUPLED.replace("op =", "'a.b' ="), None, "feature 'a.b'", "expected letters, digits"),
+    "of 1,000 depths": (
+        COUPLED.replace("[[2, 3], [3, 5]]", str([list(range(1, 501))] * 2)),
+        7,
+        "op has no option for depth 1",
+        "expected one for each of [1, 2, 3, 4, 5",
+    ),
+}
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "name = 'a'\nunits = 1\ndepth = [1]\nblock.kernel = [3]",
+        "name = 'a'\nunits = 1\ndepth = [1]\ncoupled.kernel.1 = 3",
         "name = 'a'\nunits = 1\ndepth = [1000]\nunit.kernel = [3]",
         "name = 'a'\nunits = 1000\ndepth = [1]\nunit.kernel = [3]",
         f"name = '{'a' * 80}'\nunits = 500\ndepth = [2, 1]\nblock.kernel = {list(range(1000))}",
     ],
-    ids=["tiny", "one deep unit", "many units", "huge"],
+    ids=["tiny", "coupled alone", "one deep unit", "many units", "huge"],
 )
 def test_the_limits_are_inside(tmp_path: Path, text: str) -> None:
     space = read_space(written(tmp_path, text))
@@ -177,7 +272,12 @@ BAD = {
         "unit is 3",
         "table",
     ),
-    "no feature": ("name = 'a'\nunits = 1\ndepth = [1]", None, "neither [block] nor [unit]", "expected at least one"),
+    "no feature": (
+        "name = 'a'\nunits = 1\ndepth = [1]",
+        None,
+        "none of [block], [unit] and [coupled] has a feature",
+        "expected at least one",
+    ),
     "options a number": (changed("[3, 5]", "3"), 5, "kernel is 3", "expected a list of options"),
     "options empty": (changed("[3, 5]", "[]"), 5, "kernel is []", "expected a list of options"),
     "options a table": (changed("[3, 5]", "{a = 1}"), 5, "kernel is {'a': 1}", "expected a list of options"),
@@ -228,7 +328,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("text", "line", "value", "expected"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(
+    ("text", "line", "value", "expected"),
+    [*BAD.values(), *BAD_COUPLED.values()],
+    ids=[*BAD, *(f"coupled: {what}" for what in BAD_COUPLED)],
+)
 def test_a_bad_file(tmp_path: Path, text: str, line: int | None, value: str, expected: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(InputError) as caught:
@@ -282,7 +386,7 @@ def test_a_space_is_found_by_name_or_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["ResNet", "", "x" * 5000, "a\x00b", "/", "none"])
 def test_a_space_that_is_neither(name: str) -> None:
-    names = "resnet, mobilenetv3, densenet, ofa-mobilenetv3"
+    names = ", ".join(space_names())
     with pytest.raises(InputError, match=rf"no space '.*', expected one of {names}, or the path"):
         find_space(name)
 

@@ -100,8 +100,14 @@ def test_lists(esm_process: Run) -> None:
         "mobilenetv3",
         "densenet",
         "ofa-mobilenetv3",
+        "ofa-resnet50",
+        "ofa-proxyless",
+        "compofa-fixed",
+        "compofa-elastic",
     }
-    assert "8.38e+26" in esm_process("spaces").stdout
+    table = esm_process("spaces").stdout
+    assert "8.38e+26" in table
+    assert "expansion {2: 3, 3: 4, 4: 6}" in table
     assert {"name": "ort-cpu", "aliases": ["cpu"], "problem": None} in json.loads(
         esm_process("runtimes", "--json").stdout
     )

@@ -80,7 +80,7 @@ def test_baselines_stand_beside_the_best_and_the_impossible_tells_why(compare: R
     assert set(reasons) == {(name, rows) for name in ("hybrid", "linear", "lut", "lut-bias") for rows in (9, 12, 50)}
     assert (said["measurements"], said["table_entries"], said["table_measuring_s"]) == (60, None, None)
     assert said["measuring_s"] > 0
-    assert "profile --blocks" in reasons["lut", 9]
+    assert "profile --lookup-table" in reasons["lut", 9]
     assert "40 measurements" in reasons["hybrid", 50]
     means = {(r["surrogate"], r["rows"]): r["accuracy"] for r in said["results"]}
     for best in said["best"][:2]:
@@ -90,7 +90,7 @@ def test_baselines_stand_beside_the_best_and_the_impossible_tells_why(compare: R
         assert (best["lut"], best["lut-bias"]) == (None, None)
     assert said["best"][2] == {"rows": 50, "winner": None, "linear": None, "lut": None, "lut-bias": None}
     table = compare("--surrogate", "hybrid", *ASKED[2:]).stdout
-    assert re.search(r"lut on \S+ .*profile --blocks", table)
+    assert re.search(r"lut on \S+ .*profile --lookup-table", table)
     winner = said["best"][0]["winner"]
     cells = f"{winner['accuracy']:.2f} ± .* {said['best'][0]['linear']['accuracy']:.2f} ± "
     assert re.search(rf"(?m)^ *9 +{winner['surrogate']} on {re.escape(winner['encoding'])} +{cells}", table), table

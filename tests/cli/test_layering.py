@@ -62,7 +62,7 @@ def test_the_table_on_the_terminal_has_the_blocks_in_their_order(esm: Run) -> No
     ("options", "expected"),
     [
         (["--runtime", "dry"], "runtime 'dry' tells no layer times, expected another"),
-        (["--runtime", "ort-cpu", "--blocks"], "Expected either --architectures or --blocks"),
+        (["--runtime", "ort-cpu", "--blocks"], "Expected either --architectures or --lookup-table"),
     ],
 )
 def test_where_there_are_no_layer_times(esm: Run, options: list[str], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""`profile --blocks`: the entries of a lookup table, measured as architectures are."""
+"""`profile --lookup-table`: the entries of a lookup table, measured as architectures are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from esm_onnx.prediction.lookup_encoding import ENTRIES
 from esm_onnx.testing import tiny_space
 
 SPACE = tiny_space()
-BLOCKS = ["profile", "--blocks", "--space", "tiny.toml"]
+BLOCKS = ["profile", "--lookup-table", "--space", "tiny.toml"]
 ENTRIES_OF_TINY = 2 + 2 * 2 * 4  # stem and head; two units, first and rest, of 2 kernels × 2 expansions
 
 
@@ -38,7 +38,7 @@ def test_exactly_the_entries_are_measured_and_none_of_them_twice(esm: Run, tmp_p
         assert store.measured(content.space, content.target) == set(table_entries(SPACE))
     again = json.loads(esm(*command).stdout)
     assert (again["measured"], again["already_measured"]) == (0, ENTRIES_OF_TINY)
-    assert "18 were there already" in esm(*command[:-1]).stdout
+    assert "18 were there already" in esm("profile", "--blocks", *command[2:-1]).stdout  # what it was called first
     (listed,) = json.loads(esm("data", "list", "--json").stdout)
     assert (listed["space"], listed["target"], listed["measurements"]) == ("tiny.blocks", "dry gpu", ENTRIES_OF_TINY)
 
@@ -71,8 +71,8 @@ def test_the_table_belongs_to_the_architectures_that_are_measured_alike(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["profile", "--space", "tiny.toml", "--runtime", "dry"], "Expected either --architectures or --blocks"),
-        ([*BLOCKS, "--architectures", "a.jsonl", "--runtime", "dry"], "Expected either --architectures or --blocks"),
+        (["profile", "--space", "tiny.toml", "--runtime", "dry"], "Expected either --architectures or --lookup-table"),
+        ([*BLOCKS, "--architectures", "a.jsonl", "--runtime", "dry"], "Expected either --architectures or --lookup-table"),
         (
             ["profile", "--blocks", "--space", "bare.toml", "--runtime", "dry"],
             "space 'tiny' has no [export], so its blocks",

@@ -32,10 +32,13 @@ MIXED = space_from_table(
         "depth": [[1, 3], [2], [1, 2, 4]],
         "block": {"kernel": [3, 5.5, "2/3"], "op": ["mbconv", "skip-connect", "größe"]},
         "unit": {"se": [0, 1], "width": [0.65, "1/2"]},
+        "coupled": {"ratio": {"1": "1/2", "2": 4, "3": "1/2", "4": 8}},
         "network": {"stem": ["a", "b", "c"], "resolution": [160, 192.5]},
     }
 )
-SPACES = {space.name: space for space in (*map(find_space, ("resnet", "mobilenetv3", "densenet")), OFA, MIXED)}
+ELASTIC, FIXED = find_space("compofa-elastic"), find_space("compofa-fixed")
+FAMILIES = map(find_space, ("resnet", "mobilenetv3", "densenet"))
+SPACES = {space.name: space for space in (*FAMILIES, OFA, ELASTIC, MIXED)}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cpp.programs import MIXED, OFA, SPACES, Programs, drawn, predictor_file
+from cpp.programs import ELASTIC, FIXED, MIXED, OFA, SPACES, Programs, drawn, predictor_file
 from prediction.made_up import rows
 
-from esm_onnx.architectures import from_genome, from_json, genome_length, to_genome, to_json
+from esm_onnx.architectures import Space, find_space, from_genome, from_json, genome_length, to_genome, to_json
 from esm_onnx.errors import InputError
 
 
@@ -26,17 +26,81 @@ def test_architectures_are_read_and_written_as_in_python(name: str, programs: Pr
     assert [list(each["json"]) for each in found] == [list(each) for each in given]
 
 
-def test_arrays_of_once_for_all_are_read_as_in_python(programs: Programs, path: Path) -> None:
-    path.write_bytes(predictor_file(OFA))
+def arrays(space: Space, random: Random) -> dict[str, Any]:
+    """Of any architecture of a space of inverted residuals."""
+    depths = [random.choice(allowed) for allowed in space.depths]
+    lists: dict[str, list[int]] = {"ks": [], "e": []}
+    for u, (depth, slots) in enumerate(zip(depths, space.slots, strict=True)):
+        lists["ks"] += [(3, 5, 3, 3, 5)[u]] * slots if space is FIXED else random.choices((3, 5, 7), k=slots)
+        lists["e"] += [{2: 3, 3: 4, 4: 6}[depth]] * slots if space.coupled else random.choices((3, 4, 6), k=slots)
+    return {**lists, "d": depths, "r": random.choice((128, [176])), "wid": None}
+
+
+@pytest.mark.parametrize("name", ["ofa-mobilenetv3", "ofa-proxyless", "compofa-fixed", "compofa-elastic"])
+def test_arrays_of_once_for_all_are_read_as_in_python(name: str, programs: Programs, path: Path) -> None:
+    space = find_space(name)
+    path.write_bytes(predictor_file(space))
     random = Random(0)
-    given = []
-    for _ in range(100):
-        lists = {"ks": random.choices((3, 5, 7), k=20), "e": random.choices((3, 4, 6), k=20)}
-        given.append({**lists, "d": random.choices((2, 3, 4), k=5), "r": random.choice((128, [176])), "wid": None})
-    expected = [to_json(OFA, from_json(OFA, each)) for each in given]
+    given = [arrays(space, random) for _ in range(100)]
+    expected = [to_json(space, from_json(space, each)) for each in given]
     assert [each["json"] for each in programs.answers("probe", "read", path, given=given)] == expected
     typed = [{**each, "arrays": True, "r": expected[i]["resolution"]} for i, each in enumerate(given)]
     assert [each["json"] for each in programs.answers("probe", "read", path, given=typed)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("compofa-fixed", "ks", None, None),
+        ("compofa-fixed", "ks", [3] * 20, "ks has 3 for unit 2, block 1, expected 5: the space fixes the kernel"),
+        ("compofa-fixed", "ks", [3] * 19, "ks is [3,3,3,3"),
+        ("compofa-fixed", "e", None, "e is missing, expected a list of 20"),
+        ("compofa-fixed", "e", [3] * 20, None),
+        ("compofa-fixed", "e", [4] * 20, "unit 1, block 1: expansion is 4, expected 3 in a unit of 2 blocks"),
+        ("compofa-elastic", "ks", None, "ks is missing, expected a list of 20"),
+        ("compofa-elastic", "e", [3] * 16 + [6] * 4, "unit 5, block 1: expansion is 6, expected 3 in a unit of 2"),
+        ("ofa-proxyless", "d", [2, 3, 4, 2, 3], None),
+        ("ofa-proxyless", "d", [2, 3, 4, 2, 3, 4], None),
+        ("ofa-proxyless", "d", [2, 3, 4, 2, 3, 0], "d has 0 for unit 6, expected one of"),
+        ("ofa-proxyless", "d", [2, 3, 4, 2], "expected a list of 6"),
+        ("ofa-proxyless", "r", None, None),
+    ],
+)
+def test_what_arrays_may_leave_out_and_must_agree_in(
+    name: str, field: str, value: object, message: str | None, programs: Programs, path: Path
+) -> None:
+    space = find_space(name)
+    path.write_bytes(predictor_file(space))
+    kernels = [3] * 4 + [5] * 4 + [3] * 8 + [5] * 4
+    places = sum(space.slots)
+    fields: dict[str, Any] = {"ks": [*kernels, 3][:places], "e": [3] * places, "d": [2] * 5, "r": 176}
+    if field == "r":
+        fields["image_size"] = fields.pop("r")
+    elif value is None:
+        del fields[field]
+    else:
+        fields[field] = value
+    (found,) = programs.answers("probe", "read", path, given=[fields])
+    if message is None:
+        assert found["json"] == to_json(space, from_json(space, fields))
+    else:
+        assert message in found["error"]
+        with pytest.raises(InputError):  # Python refuses the same
+            from_json(space, fields)
+
+
+@pytest.mark.parametrize("space", [ELASTIC, MIXED], ids=lambda space: space.name)
+def test_blocks_may_leave_out_what_the_depth_decides(space: Space, programs: Programs, path: Path) -> None:
+    path.write_bytes(predictor_file(space))
+    architectures = drawn(space, 100, seed=6)
+    given = [to_json(space, architecture) for architecture in architectures]
+    coupled = [feature.name for feature in space.coupled]
+    for each in given:
+        for block in (block for blocks in each["units"] for block in blocks):
+            for name in coupled:
+                del block[name]
+    found = programs.answers("probe", "read", path, given=given)
+    assert [each["genome"] for each in found] == [list(to_genome(space, a)) for a in architectures]
 
 
 def changed(data: Any, place: list[Any], value: Any) -> Any:
@@ -63,7 +127,13 @@ OFA_RIGHT = {"ks": [3] * 20, "e": [3] * 20, "d": [2] * 5, "r": 176}
         (["units", 1, 1, "kernel"], "5/0", 'unit 2, block 2: kernel is "5/0", expected one of 3, 5.5, 2/3'),
         (["units", 1, 1, "kernel"], True, "unit 2, block 2: kernel is true, expected one of 3, 5.5, 2/3"),
         (["units", 0, 0, "op"], None, "unit 1, block 1: op is null, expected one of mbconv, skip-connect, größe"),
-        (["units", 0, 0, "colour"], 1, 'unit 1, block 1: unknown feature "colour", expected kernel, op, se, width'),
+        (["units", 0, 0, "colour"], 1, 'block 1: unknown feature "colour", expected kernel, op, se, width, ratio'),
+        (["units", 0, 0, "ratio"], 7, "unit 1, block 1: ratio is 7, expected one of 1/2, 4, 8"),
+        (
+            ["units", 1, 1, "ratio"],
+            8,
+            "unit 2, block 2: ratio is 8, expected 4 in a unit of 2 blocks",
+        ),
         (["units", 0, 0], {"kernel": 3}, "unit 1, block 1: no 'op', expected one of mbconv, skip-connect, größe"),
         (["units", 1, 1, "se"], 1, "unit 2, block 2: se is 1, expected 0 as in block 1: all blocks of a unit share it"),
         (["units", 0], [BLOCK] * 2, "unit 1 has 2 blocks, expected one of 1, 3"),
@@ -85,7 +155,7 @@ def test_an_error_names_the_field(
     with pytest.raises(InputError):  # Python refuses the same
         from_json(MIXED, wrong)
     right, refused = programs.answers("probe", "read", path, given=[RIGHT, wrong])
-    assert right["json"] == RIGHT
+    assert right["json"] == to_json(MIXED, from_json(MIXED, RIGHT))
     assert message in refused["error"]
 
 
@@ -120,7 +190,7 @@ def test_text_that_is_no_json_is_refused(programs: Programs, path: Path) -> None
     assert "nested too deeply" in lines[2]
 
 
-@pytest.mark.parametrize("name", ["densenet", "größe.mixed"])
+@pytest.mark.parametrize("name", ["densenet", "compofa-elastic", "größe.mixed"])
 def test_a_row_is_checked_as_in_python_and_as_in_the_graph(name: str, programs: Programs, path: Path) -> None:
     space = SPACES[name]
     path.write_bytes(predictor_file(space))

@@ -26,9 +26,12 @@ def test_rows_drawn_mutated_and_crossed_are_genomes(name: str, programs: Program
     lines = programs.lines("probe", "draw", path, 2000, 1)
     genomes = np.array([json.loads(line) for line in lines])
     assert {from_genome(space, row).space for row in genomes} == {space.name}
-    sizes = [len(feature.options) for feature in space.network] + [
-        len(feature.options) for slots in space.slots for _ in range(slots) for feature in space.features
-    ]
+    sizes = [len(feature.options) for feature in space.network]
+    for depths in space.depths:
+        for slot in range(max(depths)):
+            sizes += [len(feature.options) for feature in space.block + space.unit]
+            deep_enough = [depth for depth in depths if depth > slot]
+            sizes += [len({feature.index_at(depth) for depth in deep_enough}) for feature in space.coupled]
     for found in (genomes[::2], genomes[1::2]):  # every option of every place is drawn, and is left by mutation
         assert [len(set(column) - {-1}) for column in found.T] == sizes
     assert programs.lines("probe", "draw", path, 2000, 1) == lines

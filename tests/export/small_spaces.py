@@ -1,4 +1,4 @@
-"""The three families with narrow layers, and ways to look into an ONNX file."""
+"""The families with narrow layers, and ways to look into an ONNX file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ NARROW = {
         "resolution": 64,
     },
     "densenet": {"growth": 8, "bottleneck": 24, "stem": 12, "classes": 10, "resolution": 96},
+    "ofa-resnet50": {"widths": [32, 48, 64, 96], "stem": 32, "classes": 10},
+    "ofa-proxyless": {"widths": [8, 16, 24, 32, 40, 48], "stem": 16, "first": 8, "head": 56, "classes": 10},
 }
-FAMILIES = tuple(NARROW)
+FAMILIES = ("resnet", "mobilenetv3", "densenet")
+ELASTIC = ("ofa-resnet50", "ofa-proxyless")
+"""Supernets of Once-for-All's with a writer of their own; they choose their resolution."""
 
 
 def narrow(family: str, **settings: object) -> Space:
@@ -43,9 +47,11 @@ def with_writer(space: Space, writer: str, **settings: object) -> Space:
 
 
 def uniform(space: Space, depth: int, choice: int = -1) -> Architecture:
-    """Units of `depth` blocks, all of the same combination (of the last options, unless told otherwise)."""
+    """Units of `depth` blocks, or as near as they can be, all of the same combination (of the last options, unless told
+    otherwise)."""
     network = Options({feature.name: feature.options[choice] for feature in space.network})
-    return Architecture(space.name, tuple((space.combinations[choice],) * depth for _ in space.depths), network)
+    depths = [min(max(depth, allowed[0]), allowed[-1]) for allowed in space.depths]
+    return Architecture(space.name, tuple((space.combinations[choice],) * each for each in depths), network)
 
 
 def smallest(space: Space) -> Architecture:

@@ -27,9 +27,10 @@ from esm_onnx.testing import tiny_space
 
 USUAL = ExportSettings()
 OFA = find_space("ofa-mobilenetv3")
-SPACES = [*map(s.narrow, s.FAMILIES), OFA, tiny_space()]
-ALIKE = [space for space in SPACES if space.name != "densenet"]
-"""Those whose blocks do not depend on the depth before them."""
+COMPOFA = find_space("compofa-fixed")
+SPACES = [*map(s.narrow, (*s.FAMILIES, *s.ELASTIC)), OFA, COMPOFA, tiny_space()]
+ALIKE = [space for space in SPACES if space.name not in ("densenet", "ofa-resnet50")]
+"""Those whose blocks do not depend on the blocks before them."""
 
 
 def drawn(space: Space, count: int, seed: int = 0) -> list[Architecture]:
@@ -161,7 +162,7 @@ def test_a_part_computes_what_that_stretch_of_the_whole_computes(space: Space, e
     settings = ExportSettings(batch=2, embed_weights=embed)
     block, network = space.combinations[-1], Options({f.name: f.options[0] for f in space.network})
     host = Architecture(space.name, tuple((block,) * d[len(d) // 2] for d in space.depths), network)
-    whole = write_subnet(space, host, folder, settings).path
+    whole = write_subnet(space.uncoupled, host, folder, settings).path
     parts = {}
     for part in parts_of(space):
         subnet = write_subnet(block_space(space), entry(space, part, block, network), folder, settings)

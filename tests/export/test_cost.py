@@ -34,7 +34,7 @@ EXCITED = space_from_table(
         "export": {"writer": "mobilenetv3", "widths": [16, 24], "stem": 16, "head": [48, 40], "classes": 10},
     }
 )
-SPACES = {**{family: s.narrow(family) for family in s.FAMILIES}, "excited": EXCITED}
+SPACES = {**{family: s.narrow(family) for family in (*s.FAMILIES, *s.ELASTIC)}, "excited": EXCITED}
 
 
 def torch_of(space: Space, architecture: Architecture) -> nn.Module:

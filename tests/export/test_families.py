@@ -53,13 +53,17 @@ def folder():
         yield Path(name)
 
 
-@pytest.mark.parametrize("family", s.FAMILIES)
+@pytest.mark.parametrize("family", [*s.FAMILIES, *s.ELASTIC])
 @pytest.mark.parametrize("number", range(7))
 def test_agrees_with_torch(family, number, folder):
     space = s.narrow(family)
     architecture = [s.smallest(space), s.largest(space), *s.several(space, 5, seed=3)][number]
     path = write_subnet(space, architecture, folder, ExportSettings(batch=1 + number % 2)).path
-    assert_agrees(path, torch_families.MODULES[family](architecture, **space.export.settings))
+    assert_agrees(path, module_of(space, architecture))
+
+
+def module_of(space, architecture):
+    return torch_families.MODULES[space.export.writer](architecture, **space.export.settings)
 
 
 def test_first_block_projects_even_where_it_need_not(folder):
@@ -69,14 +73,15 @@ def test_first_block_projects_even_where_it_need_not(folder):
     assert_agrees(path, torch_families.ResNet(architecture, **space.export.settings))
 
 
-@pytest.mark.parametrize("family", s.FAMILIES)
+@pytest.mark.parametrize("family", [*s.FAMILIES, *s.ELASTIC])
 def test_agrees_with_torch_as_built_in(family, folder):
     """At the widths and the resolution that are measured."""
     space = find_space(family)
     architecture = s.uniform(space, 2, 0)
     path = write_subnet(space, architecture, folder).path
-    assert s.image_for(path).shape == (1, 3, 224, 224)
-    assert_agrees(path, torch_families.MODULES[family](architecture, **space.export.settings))
+    side = 128 if family in s.ELASTIC else 224
+    assert s.image_for(path).shape == (1, 3, side, side)
+    assert_agrees(path, module_of(space, architecture))
 
 
 def test_resnet_50(folder):
@@ -169,6 +174,17 @@ def narrow_mnasnet():
             "export": {"writer": "mobilenetv3", "widths": [16, 24]},
         }
     )
+
+
+@pytest.mark.parametrize("resolution", [144, 176, 240])
+def test_the_mean_of_an_odd_map_is_taken_of_what_is_there(resolution, folder):
+    """In the shortcut of Once-for-All's ResNet50: of two pixels at an edge, of one in the corner."""
+    space = s.narrow("ofa-resnet50")
+    network = Options({"resolution": resolution, "stem_block": 1, "stem_middle": 0.65, "stem_width": 1})
+    architecture = replace(s.several(space, 1, seed=resolution)[0], network=network)
+    path = write_subnet(space, architecture, folder).path
+    assert any(a.name == "ceil_mode" and a.i for node in onnx.load(path).graph.node for a in node.attribute)
+    assert_agrees(path, module_of(space, architecture))
 
 
 @pytest.mark.parametrize("resolution", [8, 32, 49])

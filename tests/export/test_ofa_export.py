@@ -101,20 +101,6 @@ def test_activations_and_squeeze_excite_are_where_the_released_supernet_has_them
     ]
 
 
-class Block(torch_families.InvertedResidual):
-    """With an activation of its own."""
-
-    def __init__(self, *shape, act, se=False):
-        super().__init__(*shape, se)
-        self.act = act
-
-    def forward(self, x):
-        y = self.act(self.depthwise(self.act(self.expand(x)) if self.widens else x))
-        if self.excites:
-            y = y * F.hardsigmoid(self.se.expand(F.relu(self.se.reduce(y.mean((2, 3), keepdim=True)))))
-        return self.project(y) + (x if self.residual else 0)
-
-
 class OnceForAll(torch_families.MobileNetV3):
     """Stem, a fixed block, five stages: ReLU in two of them, h-swish in three; squeeze-excite in the 2nd, 4th, 5th."""
 
@@ -122,14 +108,14 @@ class OnceForAll(torch_families.MobileNetV3):
         torch.nn.Module.__init__(self)
         same, named = torch_families.same, torch_families.named
         self.stem = named(conv=same(3, stem, 3, 2))
-        self.first = Block(stem, stem, 1, 3, 1, act=F.relu)
+        self.first = torch_families.InvertedResidual(stem, stem, 1, 3, 1, act=F.relu)
         width = stem
         for u, blocks in enumerate(architecture.units):
             for j, block in enumerate(blocks):
                 stride = (2, 2, 2, 1, 2)[u] if j == 0 else 1
                 act = F.relu if u < 2 else F.hardswish
                 shape = width, widths[u], stride, block["kernel"], block["expansion"]
-                self.add(u + 1, j + 1, Block(*shape, act=act, se=u in (1, 3, 4)))
+                self.add(u + 1, j + 1, torch_families.InvertedResidual(*shape, act=act, se=u in (1, 3, 4)))
                 width = widths[u]
         wide, wider = head
         conv1, conv2, fc = same(width, wide, 1), same(wide, wider, 1), torch.nn.Linear(wider, classes)

@@ -158,7 +158,7 @@ def test_entry_point(tmp_path):
     (site / "their_package-1.0.dist-info" / "entry_points.txt").write_text(entry)
     sys.path.insert(0, str(site))
     assert write_subnet(written_by("theirs"), s.smallest(OURS), tmp_path).path.is_file()
-    with pytest.raises(InputError, match="no writer 'them', expected one of resnet, mobilenetv3, densenet, theirs, or"):
+    with pytest.raises(InputError, match=r"no writer 'them', expected one of resnet, mobilenetv3, .*, theirs, or"):
         write_subnet(written_by("them"), s.smallest(OURS), tmp_path)
 
 

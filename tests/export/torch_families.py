@@ -1,4 +1,4 @@
-"""The three families again as torch modules, written from the papers and not from our graphs.
+"""The families again as torch modules, written from the papers and not from our graphs.
 
 Submodules are called as the ONNX initializers, so weights are loaded by name, and a name or a shape that does not
 agree is an error.
@@ -77,8 +77,9 @@ class ResNet(Network):
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, inputs: int, width: int, stride: int, kernel: int, factor: float, se: bool) -> None:
+    def __init__(self, inputs, width, stride, kernel, factor, se=False, act=F.hardswish) -> None:
         super().__init__()
+        self.act = act
         middle = eight(inputs * factor)
         self.residual = stride == 1 and inputs == width
         self.widens = not (factor == 1 and middle == inputs)
@@ -92,8 +93,7 @@ class InvertedResidual(nn.Module):
         self.project = same(middle, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.hardswish(self.expand(x)) if self.widens else x
-        y = F.hardswish(self.depthwise(y))
+        y = self.act(self.depthwise(self.act(self.expand(x)) if self.widens else x))
         if self.excites:
             y = y * F.hardsigmoid(self.se.expand(F.relu(self.se.reduce(F.adaptive_avg_pool2d(y, 1)))))
         y = self.project(y)
@@ -162,15 +162,92 @@ class DenseNet(Network):
         return self.head.fc(F.relu(self.head.bn(x)).mean((2, 3)))
 
 
-MODULES = {"resnet": ResNet, "mobilenetv3": MobileNetV3, "densenet": DenseNet}
+class Proxyless(Network):
+    def __init__(self, architecture, widths, strides, stem, first, head, classes) -> None:
+        super().__init__()
+        self.stem = named(conv=same(3, stem, 3, 2))
+        self.first = InvertedResidual(stem, first, 1, 3, 1, act=F.relu6)
+        width = first
+        for u, blocks in enumerate(architecture.units):
+            for j, block in enumerate(blocks):
+                shape = width, widths[u], strides[u] if j == 0 else 1, block["kernel"], block["expansion"]
+                self.add(u + 1, j + 1, InvertedResidual(*shape, act=F.relu6))
+                width = widths[u]
+        self.head = named(conv=same(width, head, 1), fc=nn.Linear(head, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.first(F.relu6(self.stem.conv(x))))
+        return self.head.fc(F.relu6(self.head.conv(x)).mean((2, 3)))
+
+
+def divisible(number: float) -> int:
+    """Once-for-All's channels: a multiple of 8, and no less than 90 % of the number."""
+    nearest = max(8, int(number + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * number else nearest
+
+
+class BottleneckD(nn.Module):
+    """With a mean before the convolution of its shortcut (He et al. 2019, Section 4.1)."""
+
+    def __init__(self, inputs: int, width: int, stride: int, expansion: float, first: bool) -> None:
+        super().__init__()
+        middle = divisible(round(width * expansion))
+        self.conv1 = same(inputs, middle, 1)
+        self.conv2 = same(middle, middle, 3, stride)
+        self.conv3 = same(middle, width, 1)
+        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True)
+        if first:
+            self.shortcut = same(inputs, width, 1)
+        self.first = first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        return F.relu(y + (self.shortcut(self.pool(x)) if self.first else x))
+
+
+class OfaResNet50(Network):
+    def __init__(self, architecture, widths, strides, stem, classes) -> None:
+        super().__init__()
+        chosen = architecture.network
+        middle = divisible(divisible(stem * chosen["stem_middle"]) // 2)
+        width = divisible(stem * chosen["stem_width"])
+        self.stem = named(conv1=same(3, middle, 3, 2), conv3=same(middle, width, 3))
+        if chosen["stem_block"]:
+            self.stem.conv2 = same(middle, middle, 3)
+        for u, blocks in enumerate(architecture.units):
+            for j, block in enumerate(blocks):
+                own = divisible(widths[u] * block["width"])
+                stride = strides[u] if j == 0 else 1
+                self.add(u + 1, j + 1, BottleneckD(width, own, stride, block["expansion"], j == 0))
+                width = own
+        self.head = named(fc=nn.Linear(width, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem.conv1(x))
+        if hasattr(self.stem, "conv2"):
+            x = x + F.relu(self.stem.conv2(x))
+        x = F.max_pool2d(F.relu(self.stem.conv3(x)), 3, 2, 1)
+        return self.head.fc(self.blocks(x).mean((2, 3)))
+
+
+MODULES = {
+    "resnet": ResNet,
+    "mobilenetv3": MobileNetV3,
+    "densenet": DenseNet,
+    "proxyless": Proxyless,
+    "ofa-resnet50": OfaResNet50,
+}
+"""By the name of the writer."""
 
 TORCH_NAMES = {"scale": "weight", "mean": "running_mean", "variance": "running_var"}
 
 
 def load(module: nn.Module, path) -> nn.Module:
-    """Loads all initializers of an ONNX file into the module, by name: none may be missing and none left over."""
+    """Loads all weights of an ONNX file into the module, by name: none may be missing and none left over."""
     state = {}
     for tensor in onnx.load(path).graph.initializer:
+        if not tensor.dims:  # a bound of Clip
+            continue
         name, part = tensor.name.rsplit(".", 1)
         state[f"{name}.{TORCH_NAMES.get(part, part)}"] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
     counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}

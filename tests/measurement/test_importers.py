@@ -63,7 +63,7 @@ def plain_table(space: Space, drawn: list[Architecture], called: dict[str, str] 
     """A header and rows of options, written from the architecture and not from its genome."""
     header = [feature.name for feature in space.network]
     for u, depths in enumerate(space.depths, 1):
-        header += [f"u{u}b{j}.{f.name}" for j in range(1, max(depths) + 1) for f in (*space.block, *space.unit)]
+        header += [f"u{u}b{j}.{f.name}" for j in range(1, max(depths) + 1) for f in space.features]
     rows = []
     for architecture in drawn:
         cells = {name: str(option) for name, option in architecture.network.items()}
@@ -305,8 +305,10 @@ def test_a_provenance_is_a_short_text(store: Store, provenance: str) -> None:
     [
         ("help_ofa/help_ofa.csv.gz", OFA, "titan_xp_64_ms", 5000),
         ("help_fbnet/help_fbnet_5000.csv.gz", FBNET, "raspi4_ms", 5000),
+        ("syed_srinivasan_ofa/compofa_fixed.csv.gz", find_space("compofa-fixed"), "xeon_cpu_ms", 10_000),
+        ("syed_srinivasan_ofa/compofa_elastic.csv.gz", find_space("compofa-elastic"), "note10_lut_ms", 10_000),
     ],
-    ids=["HELP's OFA", "HELP's FBNet"],
+    ids=["HELP's OFA", "HELP's FBNet", "CompOFA, fixed kernels", "CompOFA, elastic kernels"],
 )
 def test_public_files_are_read_whole(name: str, space: Space, latency: str, count: int) -> None:
     rows = list(read_table(PUBLIC / name, space, Reading(latency=latency)))

@@ -31,6 +31,17 @@ def entries() -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"no {PUBLIC}")
+@pytest.mark.parametrize("name", ["fixed", "elastic"])
+def test_published_sums_of_compofa_are_sums_of_the_same_table(name: str) -> None:
+    """So the kernels that the one space fixes are theirs, as are the expansions that depths have."""
+    space, lookup = find_space(f"compofa-{name}"), read_lookup_table(WHOLE[0])
+    rows = read_table(WHOLE[1].with_name(f"compofa_{name}.csv.gz"), space, Reading(latency="note10_lut_ms"))
+    errors = [abs(lookup.sum_ms(space, row.architecture) - row.latency_ms) for row in islice(rows, 300)]
+    assert len(errors) == 300
+    assert max(errors) < 5e-6
+
+
 @pytest.mark.parametrize(
     ("table", "sums", "count"),
     [

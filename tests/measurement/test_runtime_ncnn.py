@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 import onnx
 import pytest
-from export.small_spaces import FAMILIES, largest, narrow
+from export.small_spaces import ELASTIC, FAMILIES, largest, narrow
 from onnx import TensorProto, helper
 
 from esm_onnx.architectures import find_space, sample
@@ -54,7 +54,7 @@ def python(code: str, folder: Path) -> str:
 
 @needs_ncnn
 @pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0.0, 1e-5), ("fp16", 1e-4, 1e-2)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ELASTIC])
 def test_every_family_computes_what_onnx_runtime_does(
     family: str, precision: str, least: float, most: float, tmp_path: Path
 ) -> None:

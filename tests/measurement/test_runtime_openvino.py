@@ -13,7 +13,7 @@ from random import Random
 
 import onnx
 import pytest
-from export.small_spaces import FAMILIES, narrow
+from export.small_spaces import ELASTIC, FAMILIES, narrow
 
 from esm_onnx.architectures import sample
 from esm_onnx.errors import InputError
@@ -52,7 +52,7 @@ def python(code: str, folder: Path, *arguments: str, **environment: str) -> str:
 
 @needs_openvino
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ELASTIC])
 def test_every_family_computes_what_onnx_runtime_does(family: str, precision: str, tmp_path: Path) -> None:
     subnet, fp32 = written(family, tmp_path, precision=precision), written(family, tmp_path)
     assert problem_of(opened(precision=precision), subnet, fp32) is None
@@ -135,7 +135,7 @@ def test_an_unknown_device_is_refused_with_those_there_are() -> None:
 
 
 @needs_openvino
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ELASTIC])
 def test_layers_are_named_after_the_nodes(family: str, tmp_path: Path) -> None:
     path = written(family, tmp_path)
     subnet = onnx.load(path, load_external_data=False)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export.small_spaces import FAMILIES, narrow
+from export.small_spaces import ELASTIC, FAMILIES, narrow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -211,7 +211,7 @@ def test_other_domains_older_operators_and_computed_shapes_are_refused(tmp_path:
             torch_graph.read_graph(path)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, *ELASTIC])
 def family(request: pytest.FixtureRequest) -> Space:
     return narrow(request.param)
 

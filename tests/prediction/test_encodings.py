@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prediction.made_up import drawn, moderate_spaces, rows
+from prediction.made_up import drawn, encoded_by_graph, moderate_spaces, rows
 from strategies import architectures
 
-from esm_onnx.architectures import Architecture, Feature, Options, Space, find_space
+from esm_onnx.architectures import Architecture, Feature, Options, Space, find_space, from_json
 from esm_onnx.errors import InputError
 from esm_onnx.prediction import encoding
-from esm_onnx.prediction.encodings import ENCODINGS, encoding_names, find_encoding
+from esm_onnx.prediction.encodings import ENCODINGS, encoding_names, find_encoding, has_encoding
 
 Named = list[tuple[str, float]]
 """Columns in their order; two of the same name and meaning may stand in one vector."""
@@ -42,7 +43,7 @@ def naive_one_hot(space: Space, architecture: Architecture) -> Named:
     found = network_part(space, architecture, one_hot=True)
     for u, (blocks, depths) in enumerate(zip(architecture.units, space.depths, strict=True), 1):
         for j in range(1, max(depths) + 1):
-            for feature in space.block + space.unit:
+            for feature in space.features:
                 for option in feature.options:
                     here = j <= len(blocks) and blocks[j - 1][feature.name] == option
                     found.append((f"u{u}b{j}.{feature.name}={option}", 1.0 if here else 0.0))
@@ -53,7 +54,7 @@ def naive_feature(space: Space, architecture: Architecture) -> Named:
     found = network_part(space, architecture, one_hot=False)
     for u, (blocks, depths) in enumerate(zip(architecture.units, space.depths, strict=True), 1):
         for j in range(1, max(depths) + 1):
-            for feature in space.block + space.unit:
+            for feature in space.features:
                 value = number(feature, blocks[j - 1][feature.name]) if j <= len(blocks) else 0.0
                 found.append((f"u{u}b{j}.{feature.name}", value))
     return found
@@ -64,7 +65,7 @@ def naive_statistical(space: Space, architecture: Architecture) -> Named:
     found += [(f"u{u}.depth", float(len(blocks))) for u, blocks in enumerate(architecture.units, 1)]
     for statistic, of in (("mean", statistics.mean), ("std", statistics.pstdev)):
         for u, blocks in enumerate(architecture.units, 1):
-            for feature in space.block + space.unit:
+            for feature in space.features:
                 exact = [Fraction(number(feature, block[feature.name])) for block in blocks]
                 found.append((f"u{u}.{statistic}.{feature.name}", float(of(exact))))
     return found
@@ -74,7 +75,7 @@ def fc_counts(space: Space, architecture: Architecture) -> Named:
     return [
         (f"u{u}.{feature.name}={option}", float(sum(block[feature.name] == option for block in blocks)))
         for u, blocks in enumerate(architecture.units, 1)
-        for feature in space.block + space.unit
+        for feature in space.features
         for option in feature.options
     ]
 
@@ -135,7 +136,7 @@ def naive_counts(space: Space, architecture: Architecture) -> Named:
 
 
 def named_combinations(space: Space) -> list[tuple[str, dict[str, object]]]:
-    features = space.block + space.unit
+    features = space.features
     found = []
     for options in product(*(feature.options for feature in features)):
         combination = dict(zip((feature.name for feature in features), options, strict=True))
@@ -161,7 +162,7 @@ def encode(name: str, space: Space, chosen: list[Architecture]) -> np.ndarray:
 
 def test_every_encoding_has_a_naive_twin() -> None:
     assert list(ENCODINGS) == list(NAIVE)
-    assert encoding_names() == [*NAIVE, "cost"]
+    assert encoding_names() == [*NAIVE, "cost", "ofa"]
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -185,6 +186,58 @@ def test_families_are_as_the_loops_say(name: str, family: str) -> None:
     chosen = drawn(space, 20)
     expected = [[value for _, value in NAIVE[name](space, architecture)] for architecture in chosen]
     np.testing.assert_allclose(encode(name, space, chosen), expected, rtol=1e-12, atol=1e-12)
+
+
+def syed_srinivasan(ks: list[int], e: list[int], d: list[int], r: int) -> list[float]:
+    """Their vector: 60 zeros and ones of kernels, 60 of expansions, 8 of resolutions; zeros beyond a unit's depth."""
+    vector = [0.0] * 128
+    for place in range(20):
+        if place % 4 < d[place // 4]:
+            vector[3 * place + (3, 5, 7).index(ks[place])] = 1.0
+            vector[60 + 3 * place + (3, 4, 6).index(e[place])] = 1.0
+    vector[120 + (r - 112) // 16] = 1.0
+    return vector
+
+
+@given(
+    ks=st.lists(st.sampled_from((3, 5, 7)), min_size=20, max_size=20),
+    e=st.lists(st.sampled_from((3, 4, 6)), min_size=20, max_size=20),
+    d=st.lists(st.sampled_from((2, 3, 4)), min_size=5, max_size=5),
+    r=st.sampled_from(range(112, 225, 16)),
+)
+@settings(max_examples=30, deadline=None)
+def test_ofa_is_the_vector_of_the_paper(ks: list[int], e: list[int], d: list[int], r: int) -> None:
+    space = find_space("ofa-mobilenetv3")
+    (row,) = encode("ofa", space, [from_json(space, {"ks": ks, "e": e, "d": d, "r": r})])
+    assert row.tolist() == syed_srinivasan(ks, e, d, r)
+
+
+def test_ofa_shares_a_resolution_between_its_neighbours() -> None:
+    space = find_space("ofa-mobilenetv3")
+    shares = {
+        r: encode("ofa", space, [replace(drawn(space, 1)[0], network=Options({"resolution": r}))])[0, 120:].tolist()
+        for r in (112, 116, 164, 200, 224, 228, 240)
+    }
+    assert shares[112] == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert shares[116] == [0.75, 0.25, 0, 0, 0, 0, 0, 0]
+    assert shares[164] == [0, 0, 0, 0.75, 0.25, 0, 0, 0]
+    assert shares[200] == [0, 0, 0, 0, 0, 0.5, 0.5, 0]
+    assert shares[224] == shares[228] == shares[240] == [0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_ofa_is_drawn_as_it_is_computed() -> None:
+    space = find_space("ofa-mobilenetv3")
+    genomes = rows(space, drawn(space, 50))
+    encoded = find_encoding("ofa").encode(space, genomes)
+    np.testing.assert_allclose(encoded_by_graph(space, "ofa", genomes), encoded, rtol=1e-6)
+    assert find_encoding("ofa").columns(space)[59:62] == ["u5b4.kernel=7", "u1b1.expansion=3", "u1b1.expansion=4"]
+
+
+@pytest.mark.parametrize("name", ["resnet", "densenet", "compofa-fixed"])
+def test_ofa_is_for_kernel_expansion_and_resolution_alone(name: str) -> None:
+    assert not has_encoding(find_space(name), "ofa")
+    with pytest.raises(InputError, match=f"space '{name}' has the features .*; the encoding 'ofa' is for kernel, exp"):
+        find_encoding("ofa").columns(find_space(name))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +289,7 @@ def test_encodings_are_marginals_of_each_other(space: Space, seed: int) -> None:
     marginals = [
         whole[:, u, [combination[feature.name] == option for _, combination in combinations]].sum(axis=1)
         for u in range(units)
-        for feature in space.block + space.unit
+        for feature in space.features
         for option in feature.options
     ]
     np.testing.assert_array_equal(by_option, np.stack(marginals, axis=1))
@@ -276,7 +329,7 @@ def test_the_order_of_blocks_only_counts_where_it_should(data: st.DataObject) ->
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_equal_blocks_deviate_by_exactly_nothing(data: st.DataObject) -> None:
-    space = data.draw(moderate_spaces())
+    space = data.draw(moderate_spaces()).uncoupled
     depths = [data.draw(st.sampled_from(depths)) for depths in space.depths]
     block = Options(data.draw(st.sampled_from(named_combinations(space)))[1])  # type: ignore[arg-type]
     network = Options({feature.name: feature.options[0] for feature in space.network})
@@ -308,7 +361,7 @@ def test_joined_encodings_stand_side_by_side(space: Space, seed: int, names: lis
 
 @pytest.mark.parametrize("name", ["fccc", "", "fc+", "+fc", "fc+fc", "fc+fcc+fc", "fc fcc", "fc+lut", "FC"])
 def test_an_unknown_encoding_is_refused_with_all_names(name: str) -> None:
-    every = "one-hot, feature, statistical, fc, fcc, fcc-first, counts, cost, entries, or several joined by '+'"
+    every = "one-hot, feature, statistical, fc, fcc, fcc-first, counts, cost, ofa, entries, or several joined by '+'"
     with pytest.raises(InputError) as caught:
         find_encoding(name)
     assert str(caught.value) == f"encoding {name!r}, expected one of {every}"

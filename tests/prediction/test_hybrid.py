@@ -52,8 +52,8 @@ def test_no_stage_makes_it_worse(space: str, device: str, rows: int) -> None:
     examples = Examples(x[:rows], y[:rows], columns)
     hybrid = fit_hybrid(examples, folds_of(rows)).surrogate
     assert isinstance(hybrid, Hybrid)
-    assert hybrid.split is not None
-    first = hybrid.cost.predict(x[400:, : hybrid.split])
+    assert hybrid.layout.head.stop == hybrid.layout.rest.start < len(columns)
+    first = hybrid.first.cost.predict(x[400:, : hybrid.layout.head.stop])
     assert error(hybrid.predict(x[400:]), y[400:]) <= 1.03 * error(first, y[400:])
 
 
@@ -70,7 +70,7 @@ def test_later_stages_find_what_the_sums_leave_out() -> None:
     y = y * (1 + 0.1 * x[:, place])
     hybrid = fit_hybrid(Examples(x[:190], y[:190], columns), folds_of(190)).surrogate
     assert isinstance(hybrid, Hybrid)
-    first = hybrid.cost.predict(x[400:, : hybrid.split])
+    first = hybrid.first.cost.predict(x[400:, : hybrid.layout.head.stop])
     assert len(hybrid.corrections) >= 1
     assert error(hybrid.predict(x[400:]), y[400:]) < 0.7 * error(first, y[400:])
 
@@ -95,7 +95,7 @@ def test_without_the_sums_all_stages_take_the_counts() -> None:
     examples = Examples(x[:150, rest], y[:150], tuple(columns[i] for i in rest))
     hybrid = fit_hybrid(examples, folds_of(150)).surrogate
     assert isinstance(hybrid, Hybrid)
-    assert hybrid.split is None
+    assert hybrid.layout.head == hybrid.layout.rest == range(len(rest))
     assert error(hybrid.predict(x[400:][:, rest]), y[400:]) < 0.06
 
 

@@ -201,7 +201,7 @@ def test_missing_entries_are_told_with_the_command_that_measures_them(store: Sto
         read_table(store, tiny, target_of(tiny))
     assert str(caught.value) == (
         f"5 of the 18 entries of the lookup table of 'tiny' on 'somewhere' are missing, 2 of them failed: measure them "
-        f"with `esm-onnx profile --blocks --space tiny --runtime dry --store {store.path}` and the options that the "
+        f"with `esm-onnx profile --lookup-table --space tiny --runtime dry --store {store.path}` and the options that the "
         f"architectures were measured with"
     )
     assert find_table(store, tiny, target_of(tiny)) == str(caught.value)
@@ -260,7 +260,7 @@ def test_a_table_needs_measurements_and_its_own_encoding(store: Store, tiny: Spa
     encoded = examples(tiny, drawn(tiny, 3), [1.0, 2.0, 3.0])
     table = whole_table(store, tiny)
     for fit in (fit_lut, fit_lut_bias):
-        with pytest.raises(InputError, match="measure one with `esm-onnx profile --blocks`"):
+        with pytest.raises(InputError, match="measure one with `esm-onnx profile --lookup-table`"):
             fit(encoded, NO_TABLE)
         with pytest.raises(InputError, match="stands on the encoding 'entries' alone, expected no other --encoding"):
             fit(replace(encoded, columns=("a", "b")), table)

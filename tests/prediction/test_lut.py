@@ -52,7 +52,7 @@ def test_the_table_of_the_store_becomes_a_predictor(store: Store, space: Space, 
 def test_without_a_table_the_command_is_told_that_measures_it(store: Store, tiny: Space) -> None:
     dataset = dataset_of(store, tiny, factor=1.0, bias=0.0)
     for name in ("lut", "lut-bias"):
-        with pytest.raises(InputError, match=r"18 of the 18 entries .* `esm-onnx profile --blocks --space tiny"):
+        with pytest.raises(InputError, match=r"18 of the 18 entries .* `esm-onnx profile --lookup-table --space tiny"):
             train(dataset, TrainSettings(surrogate=name))
 
 

@@ -25,7 +25,7 @@ from esm_onnx.prediction.loaded import LoadedPredictor, run, session_of
 from esm_onnx.prediction.predictor_onnx import write_predictor
 from esm_onnx.prediction.selftest import MOST_COMBINATIONS, SelfTest, covering_genomes
 
-FAMILIES = ("resnet", "mobilenetv3", "densenet", "ofa-mobilenetv3")
+FAMILIES = ("resnet", "mobilenetv3", "densenet", "ofa-mobilenetv3", "compofa-fixed", "compofa-elastic")
 WIDE = Space(
     "wide",
     ((1, 4), (2,)),
@@ -60,9 +60,12 @@ def assert_covers(space: Space) -> None:
     present = []
     for depths in space.depths:
         for slot in range(max(depths)):
-            for f, feature in enumerate(space.features):
-                absent = {-1} if slot >= min(depths) else set()
+            absent = {-1} if slot >= min(depths) else set()
+            for f, feature in enumerate(space.block + space.unit):
                 assert set(genomes[:, at + f]) == set(range(len(feature.options))) | absent
+            for f, coupled in enumerate(space.coupled, len(space.block + space.unit)):
+                occurring = {coupled.index_at(depth) for depth in depths if depth > slot}
+                assert set(genomes[:, at + f]) == occurring | absent
             at += width
         first = at - max(depths) * width
         present.append((genomes[:, first:at:width] >= 0).sum(axis=1))
@@ -94,6 +97,16 @@ def test_where_a_block_has_few_combinations_each_stands_in_each_slot(family: str
     genomes, head = covering_genomes(space), len(space.network)
     for at in range(head, genome_length(space), 2):
         assert len({tuple(pair) for pair in genomes[:, at : at + 2] if pair[0] >= 0}) == 9
+
+
+def test_where_expansion_is_coupled_each_kernel_stands_with_each_of_them_in_each_slot() -> None:
+    space = find_space("compofa-elastic")
+    genomes = covering_genomes(space)
+    for u in range(5):
+        for slot, depths in enumerate(((2, 3, 4), (2, 3, 4), (3, 4), (4,))):
+            at = 1 + 2 * (4 * u + slot)
+            found = {tuple(pair) for pair in genomes[:, at : at + 2] if pair[0] >= 0}
+            assert found == {(kernel, depth - 2) for kernel in range(3) for depth in depths}
 
 
 # what is expected of them

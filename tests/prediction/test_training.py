@@ -169,7 +169,7 @@ def test_every_encoding_can_be_trained_on(encoding: str) -> None:
         unit=(Feature("expansion", (Fraction(2, 3), 1)),),
         network=(Feature("resolution", (160, 224)),),
     )
-    space = find_space("resnet") if encoding == "cost" else space
+    space = find_space({"cost": "resnet", "ofa": "ofa-mobilenetv3"}[encoding]) if encoding in ("cost", "ofa") else space
     chosen = drawn(space, 80)
     latencies = np.array([1.0 + architecture.depth for architecture in chosen])
     whole = Dataset(space, rows(space, chosen), latencies, {})

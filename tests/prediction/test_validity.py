@@ -6,10 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from prediction.made_up import drawn, rows, session_of
+from strategies import coupled_spaces, spaces
 
-from esm_onnx.architectures import Feature, Space, from_genome
+from esm_onnx.architectures import Coupled, Feature, Space, find_space, from_genome
 from esm_onnx.errors import InputError
 from esm_onnx.prediction.surrogate import Nodes
 from esm_onnx.prediction.validity import draw_depth
@@ -68,6 +71,66 @@ def test_each_disagreement_of_blocks_is_found(features: tuple[Feature, ...]) -> 
     expected = [depth(space, row) for row in some]
     assert len(set(expected)) == 4  # 0, and 3 to 5 blocks
     np.testing.assert_array_equal(depths_by_graph(space, some), expected)
+
+
+@pytest.mark.parametrize(
+    ("depths", "unit"),
+    [(((1, 3), (2,)), ()), (((1, 2, 4),), (TWO,)), (((1,), (1, 2)), (TWO,)), (((1, 2), (1, 2)), ())],
+)
+def test_each_option_that_its_depth_does_not_decide_is_found(
+    depths: tuple[tuple[int, ...], ...], unit: tuple[Feature, ...]
+) -> None:
+    coupled = Coupled.of("c", {depth: ("a", "b", "c", "a")[depth - 1] for of_unit in depths for depth in of_unit})
+    space = Space("coupling", depths, block=(), unit=unit, coupled=(coupled,))
+    options = [range(-1, len(feature.options)) for feature in space.features] * sum(space.slots)
+    every = np.array(list(itertools.product(*options)))
+    expected = [depth(space, row) for row in every]
+    assert sum(map(bool, expected)) == space.size
+    np.testing.assert_array_equal(depths_by_graph(space, every), expected)
+
+
+@pytest.mark.parametrize("name", ["compofa-fixed", "compofa-elastic"])
+def test_a_unit_of_another_expansion_than_its_depths_is_none(name: str) -> None:
+    space = find_space(name)
+    genomes = rows(space, drawn(space, 300))
+    at, width = len(space.network), len(space.features)
+    free = rows(space.uncoupled, drawn(space.uncoupled, 2000))
+    other = genomes.copy()
+    for u in range(5):  # whole units, each block of which agrees
+        places = slice(at + 4 * width * u + width - 1, at + 4 * width * (u + 1), width)
+        chosen = np.arange(len(other)) % 5 == u
+        other[chosen, places] = np.where(other[chosen, places] < 0, -1, (other[chosen, places] + 1) % 3)
+    assert (depths_by_graph(space.uncoupled, np.vstack([genomes, free, other])) > 0).all()
+    assert (depths_by_graph(space, genomes) > 0).all()
+    assert (depths_by_graph(space, other) == 0).all()
+    expected = [depth(space, row) for row in free]
+    assert 0 < sum(map(bool, expected)) < 100
+    np.testing.assert_array_equal(depths_by_graph(space, free), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(space=spaces() | coupled_spaces(), seed=st.integers(0, 2**32 - 1))
+def test_rows_are_judged_as_from_genome_does(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    genomes, free = (rows(each, drawn(each, 40, seed)) for each in (space, space.uncoupled))
+    greatest = max(len(feature.options) for feature in space.network + space.features)
+    damaged = np.vstack([genomes, free])
+    damaged[np.arange(len(damaged)), rng.integers(0, genomes.shape[1], len(damaged))] += rng.choice([-1, 1])
+    anything = rng.integers(-2, greatest + 1, (40, genomes.shape[1]))
+    some = np.vstack([genomes, free, damaged, anything])
+    np.testing.assert_array_equal(depths_by_graph(space, some), [depth(space, row) for row in some])
+
+
+def test_a_space_without_coupled_features_has_no_node_for_them() -> None:
+    def operators(space: Space) -> list[str]:
+        graph = Nodes()
+        draw_depth(graph, space, "row")
+        return [node.op_type for node in graph.nodes]
+
+    usual = ["Clip", "Sub", "ReduceSumSquare", "HardSigmoid", "Gemm", "Gemm", "Mul", "Gemm", "Relu"]
+    assert operators(find_space("resnet")) == usual
+    elastic = find_space("compofa-elastic")
+    assert len(operators(elastic)) == len(operators(elastic.uncoupled)) + 4
 
 
 @pytest.mark.parametrize("value", [2, 3, -2, 2**24 + 1, -(2**31), 2**32, 2**53 + 1, 2**62, 2**63 - 1, -(2**63)])

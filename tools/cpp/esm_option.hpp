@@ -1,11 +1,13 @@
 // Options and features of a space, and the JSON that they come from. C++17 and nlohmann/json only.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -41,6 +43,10 @@ inline std::string joined(const std::vector<std::string>& words) {
     std::string text;
     for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
     return text;
+}
+
+inline std::string block_place(std::size_t unit, std::size_t block) {
+    return "unit " + std::to_string(unit + 1) + ", block " + std::to_string(block + 1);
 }
 
 inline bool is_digits(const std::string& text) {
@@ -106,6 +112,11 @@ struct Option {
         return Option{value, number, key_of(number)};
     }
 
+    static Option read(const std::string& name, const Json& value) {
+        if (auto option = read(value)) return *std::move(option);
+        throw Error(name + " has " + detail::shown(value) + ", expected a number or a text");
+    }
+
     std::string text() const { return plain.is_string() ? plain.get<std::string>() : plain.dump(); }
 
   private:
@@ -137,6 +148,53 @@ struct Feature {
         std::vector<std::string> texts;
         for (const Option& option : options) texts.push_back(option.text());
         return detail::joined(texts);
+    }
+
+    // Those in one part of a space's table.
+    static std::vector<Feature> read(const Json& table, const char* part) {
+        std::vector<Feature> features;
+        if (!table.contains(part)) return features;
+        for (const auto& [name, values] : table[part].items()) {
+            Feature feature{name, {}};
+            for (const Json& value : values) feature.options.push_back(Option::read(name, value));
+            if (feature.options.empty()) throw Error(name + " has no option, expected at least one");
+            features.push_back(std::move(feature));
+        }
+        return features;
+    }
+};
+
+// A feature that all blocks of a unit share, and that the unit's depth decides.
+struct Coupled : Feature {
+    std::map<int, std::int64_t> places;  // for each depth the place in `options` of what it has
+
+    std::int64_t index_at(int depth) const { return places.at(depth); }
+
+    // Those of a space's table, which has units of these depths: an option for each depth.
+    static std::vector<Coupled> read(const Json& table, const std::vector<std::vector<int>>& depths) {
+        std::vector<Coupled> features;
+        if (!table.contains("coupled")) return features;
+        std::set<int> allowed;
+        for (const std::vector<int>& of_unit : depths) allowed.insert(of_unit.begin(), of_unit.end());
+        for (const auto& [name, by_depth] : table["coupled"].items()) {
+            Coupled feature{{name, {}}, {}};
+            for (const int depth : allowed) {
+                const std::string key = std::to_string(depth);
+                if (!by_depth.contains(key)) throw Error(name + " has no option for depth " + key + ", expected one");
+                feature.add(depth, Option::read(name, by_depth[key]));
+            }
+            features.push_back(std::move(feature));
+        }
+        return features;
+    }
+
+  private:
+    // Options stand in the order of the depths, each once.
+    void add(int depth, Option option) {
+        const auto same = [&option](const Option& other) { return other.key == option.key; };
+        const auto found = std::find_if(options.begin(), options.end(), same);
+        places[depth] = found - options.begin();
+        if (found == options.end()) options.push_back(std::move(option));
     }
 };
 

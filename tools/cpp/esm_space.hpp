@@ -13,19 +13,12 @@
 #include <utility>
 #include <vector>
 
+#include "esm_ofa.hpp"
 #include "esm_option.hpp"
 
 namespace esm {
 
 constexpr std::int64_t absent = -1;
-
-namespace detail {
-
-inline std::string block_place(std::size_t unit, std::size_t block) {
-    return "unit " + std::to_string(unit + 1) + ", block " + std::to_string(block + 1);
-}
-
-}  // namespace detail
 
 // A row, and the fingerprint of the space that it was built for.
 struct Genome {
@@ -40,8 +33,9 @@ class Space {
     std::vector<std::vector<int>> depths;  // for each unit the allowed numbers of blocks, ascending
     std::vector<Feature> block;            // what each block chooses for itself
     std::vector<Feature> unit;             // what all blocks of a unit share; stands in each block and must agree
+    std::vector<Coupled> coupled;          // what they share besides, as the unit's depth decides it
     std::vector<Feature> network;          // what the whole network chooses
-    std::vector<Feature> features;         // all that stands in a block, in the genome's order: `block`, then `unit`
+    std::vector<Feature> features;         // all in a block, in the genome's order: `block`, then `unit`, `coupled`
     std::vector<std::string> columns;      // a name for each place of the genome: resolution, u1b1.kernel, ...
 
     // Of the metadata of a predictor.onnx: its `space` table, `fingerprint` and `genome` columns.
@@ -50,12 +44,15 @@ class Space {
         name = table.at("name").get<std::string>();
         fingerprint = metadata.at("fingerprint").get<std::string>();
         depths = table.at("depth").get<std::vector<std::vector<int>>>();
-        block = read_features(table, "block");
-        unit = read_features(table, "unit");
-        network = read_features(table, "network");
+        block = Feature::read(table, "block");
+        unit = Feature::read(table, "unit");
+        network = Feature::read(table, "network");
         features = block;
         features.insert(features.end(), unit.begin(), unit.end());
+        coupled = Coupled::read(table, depths);
+        features.insert(features.end(), coupled.begin(), coupled.end());
         check_table(table.at("units").get<std::size_t>());
+        fixed_kernels_ = read_fixed_kernels(table);
         for (const Feature& feature : network) columns.push_back(feature.name);
         for (std::size_t u = 0; u < depths.size(); ++u) {
             starts_.push_back(columns.size());
@@ -85,15 +82,26 @@ class Space {
         return blocks;
     }
 
+    // Writes the coupled options of a unit of that depth to their places in one of its blocks.
+    void couple(std::int64_t* slot, int depth) const {
+        slot += block.size() + unit.size();
+        for (const Coupled& feature : coupled) *slot++ = feature.index_at(depth);
+    }
+
     // The genome of an architecture by named options:
     // {"space": "resnet", "units": [[{"kernel": 3, "expansion": "1/2"}, ...], ...]}, network options beside `units`;
+    // what the depth of a unit decides may be left out;
     // or, for a space that it fits, of Once-for-All's {"ks": [...], "e": [...], "d": [...], "r": 176}.
     Genome genome(const Json& architecture) const {
         if (!architecture.is_object()) {
             throw Error("an architecture is " + detail::shown(architecture) + ", expected a JSON object");
         }
         const bool lists = architecture.contains("ks") || architecture.contains("e") || architecture.contains("d");
-        if (lists && !architecture.contains("units") && has_ofa_layout()) return genome(ofa_in_full(architecture));
+        if (lists && !architecture.contains("units") && has_ofa_layout()) {
+            Json fields = architecture;
+            if (!fields.contains("space")) fields["space"] = name;
+            return genome(detail::OfaArrays{depths, fixed_kernels_}.in_full(fields));
+        }
         for (const char* field : {"space", "units"}) {
             if (!architecture.contains(field)) {
                 throw Error(std::string("an architecture without the field '") + field + "', expected {\"space\": \"" +
@@ -114,13 +122,15 @@ class Space {
     }
 
     // The genome of Once-for-All's arrays: `ks` and `e` have a place for each slot of each unit, of which those beyond
-    // the unit's depth in `d` are left out of account; `r` is the resolution, where the space has one.
+    // the unit's depth in `d` are left out of account; `r` is the resolution, where the space has one. `ks` may be
+    // empty where the space fixes the kernels.
     Genome ofa(const std::vector<double>& ks, const std::vector<double>& e, const std::vector<int>& d,
                std::optional<int> r = std::nullopt) const {
         if (!has_ofa_layout()) {
             throw Error("space " + name + ": Once-for-All's arrays say not all that an architecture of it is");
         }
-        Json fields = {{"ks", ks}, {"e", e}, {"d", d}};
+        Json fields = {{"e", e}, {"d", d}};
+        if (!ks.empty() || fixed_kernels_.empty()) fields["ks"] = ks;
         if (r) fields["r"] = *r;
         return genome(fields);
     }
@@ -164,22 +174,21 @@ class Space {
     }
 
   private:
-    std::vector<std::size_t> starts_;  // of each unit in the genome
+    std::vector<std::size_t> starts_;   // of each unit in the genome
+    std::vector<Option> fixed_kernels_;  // of each unit, where no block chooses one
 
-    static std::vector<Feature> read_features(const Json& table, const char* part) {
-        std::vector<Feature> features;
-        if (!table.contains(part)) return features;
-        for (const auto& [name, values] : table[part].items()) {
-            Feature feature{name, {}};
-            for (const Json& value : values) {
-                auto option = Option::read(value);
-                if (!option) throw Error(name + " has " + detail::shown(value) + ", expected a number or a text");
-                feature.options.push_back(*std::move(option));
-            }
-            if (feature.options.empty()) throw Error(name + " has no option, expected at least one");
-            features.push_back(std::move(feature));
-        }
-        return features;
+    // Of the settings for export, which say it where blocks do not.
+    std::vector<Option> read_fixed_kernels(const Json& table) const {
+        std::vector<Option> fixed;
+        const Json kernels = table.value("export", Json::object()).value("kernels", Json::array());
+        if (has("kernel") || !kernels.is_array() || kernels.size() != units()) return fixed;
+        for (const Json& kernel : kernels) fixed.push_back(Option::read("kernels", kernel));
+        return fixed;
+    }
+
+    bool has(const std::string& feature_name) const {
+        return std::any_of(features.begin(), features.end(),
+                           [&](const Feature& feature) { return feature.name == feature_name; });
     }
 
     void check_table(std::size_t stated_units) const {
@@ -196,7 +205,7 @@ class Space {
             throw Error("depth has " + std::to_string(depths.size()) + " lists, expected one for each of the " +
                         std::to_string(stated_units) + " units");
         }
-        if (features.empty()) throw Error("neither block nor unit has a feature, expected at least one");
+        if (features.empty()) throw Error("none of block, unit and coupled has a feature, expected at least one");
     }
 
     static const Json& plain(const Feature& feature, std::int64_t index) {
@@ -234,9 +243,20 @@ class Space {
             }
             check_depth(u, given[u].size());
             for (std::size_t j = 0; j < given[u].size(); ++j) {
-                read_options(features, given[u][j], detail::block_place(u, j), row + place(u, j));
+                const Json options = with_coupled(given[u][j], static_cast<int>(given[u].size()));
+                read_options(features, options, detail::block_place(u, j), row + place(u, j));
             }
         }
+    }
+
+    // The options of a block in a unit of that depth, with those that it may leave out.
+    Json with_coupled(const Json& given, int depth) const {
+        Json options = given;
+        if (!given.is_object()) return options;
+        for (const Coupled& feature : coupled) {
+            if (!given.contains(feature.name)) options[feature.name] = plain(feature, feature.index_at(depth));
+        }
+        return options;
     }
 
     void check_depth(std::size_t u, std::size_t blocks) const {
@@ -266,7 +286,7 @@ class Space {
             if (blocks < j) throw Error(detail::block_place(u, j) + ": a block after an absent one");
             check_range(features, slot, detail::block_place(u, j));
             const std::int64_t* first = row + place(u, 0);
-            for (std::size_t f = block.size(); f < features.size(); ++f) {
+            for (std::size_t f = block.size(); f < block.size() + unit.size(); ++f) {
                 if (slot[f] != first[f]) {
                     throw Error(detail::block_place(u, j) + ": " + features[f].name + " is " +
                                 detail::shown(plain(features[f], slot[f])) + ", expected " +
@@ -277,61 +297,28 @@ class Space {
             ++blocks;
         }
         check_depth(u, blocks);
+        for (std::size_t j = 0; j < blocks; ++j) check_coupled(row, u, j, static_cast<int>(blocks));
+    }
+
+    void check_coupled(const std::int64_t* row, std::size_t u, std::size_t j, int depth) const {
+        const std::int64_t* index = row + place(u, j) + block.size() + unit.size();
+        for (const Coupled& feature : coupled) {
+            if (*index != feature.index_at(depth)) {
+                throw Error(detail::block_place(u, j) + ": " + feature.name + " is " +
+                            detail::shown(plain(feature, *index)) + ", expected " +
+                            detail::shown(plain(feature, feature.index_at(depth))) + " in a unit of " +
+                            std::to_string(depth) + " blocks: its depth decides it");
+            }
+            ++index;
+        }
     }
 
     bool has_ofa_layout() const {
         std::set<std::string> names;
         for (const Feature& feature : features) names.insert(feature.name);
-        const bool equal = std::all_of(depths.begin(), depths.end(), [this](const std::vector<int>& allowed) {
-            return allowed.back() == depths[0].back();
-        });
-        return equal && names == std::set<std::string>{"kernel", "expansion"} &&
+        if (!fixed_kernels_.empty()) names.insert("kernel");
+        return names == std::set<std::string>{"kernel", "expansion"} &&
                (network.empty() || (network.size() == 1 && network[0].name == "resolution"));
-    }
-
-    static const Json& ofa_list(const Json& fields, const char* field, std::size_t size) {
-        if (!fields.contains(field) || !fields[field].is_array() || fields[field].size() != size) {
-            const std::string got = fields.contains(field) ? "is " + detail::shown(fields[field]) : "is missing";
-            throw Error(std::string(field) + " " + got + ", expected a list of " + std::to_string(size));
-        }
-        return fields[field];
-    }
-
-    Json ofa_in_full(const Json& fields) const {
-        const std::vector<std::string> known = {"ks", "e", "d", "r", "wid", "space"};
-        for (const auto& [field, value] : fields.items()) {
-            if (std::find(known.begin(), known.end(), field) == known.end()) {
-                throw Error("unknown field " + detail::shown(field) + " beside ks, e and d, expected some of " +
-                            detail::joined(known));
-            }
-        }
-        if (fields.contains("wid") && !fields["wid"].is_null()) {
-            throw Error("wid is " + detail::shown(fields["wid"]) + ", expected null: the space sets the widths");
-        }
-        const auto places = static_cast<std::size_t>(slots(0));
-        const Json& kernels = ofa_list(fields, "ks", places * units());
-        const Json& expansions = ofa_list(fields, "e", places * units());
-        const Json& blocks = ofa_list(fields, "d", units());
-        Json architecture = {{"space", fields.value("space", Json(name))}, {"units", Json::array()}};
-        if (fields.contains("r")) {
-            const Json& r = fields["r"];
-            architecture["resolution"] = r.is_array() && r.size() == 1 ? r[0] : r;
-        }
-        for (std::size_t u = 0; u < units(); ++u) {
-            const auto& allowed = depths[u];
-            const auto is_given = [&](int depth) { return blocks[u].is_number() && blocks[u] == depth; };
-            const auto depth = std::find_if(allowed.begin(), allowed.end(), is_given);
-            if (depth == allowed.end()) {
-                throw Error("d has " + detail::shown(blocks[u]) + " for unit " + std::to_string(u + 1) +
-                            ", expected one of " + detail::shown(allowed));
-            }
-            Json unit_blocks = Json::array();
-            for (std::size_t i = u * places; i < u * places + static_cast<std::size_t>(*depth); ++i) {
-                unit_blocks.push_back({{"kernel", kernels[i]}, {"expansion", expansions[i]}});
-            }
-            architecture["units"].push_back(std::move(unit_blocks));
-        }
-        return architecture;
     }
 };
 

@@ -14,7 +14,11 @@ namespace esm {
 class Variation {
   public:
     // The space must outlive it. The same seed gives the same rows on every machine.
-    Variation(const Space& space, std::uint64_t seed) : space_(space), shared_(space.features.size()), random_(seed) {}
+    Variation(const Space& space, std::uint64_t seed)
+        : space_(space),
+          free_(space.block.size() + space.unit.size()),
+          shared_(space.features.size()),
+          random_(seed) {}
 
     // From 0 to below `count`. The standard's distributions differ from one library to the next, engines do not.
     std::size_t below(std::size_t count) {
@@ -32,7 +36,8 @@ class Variation {
     }
 
     // Draws anew, each with the probability `rate`: the options of the network and of each block, and for each unit its
-    // depth (blocks are added or left out at its end) and the options that its blocks share.
+    // depth (blocks are added or left out at its end) and the options that its blocks share. What the depth decides
+    // follows it.
     void mutate(std::int64_t* row, double rate) {
         for (std::size_t f = 0; f < space_.network.size(); ++f) redraw(space_.network[f], row[f], rate);
         for (std::size_t u = 0; u < space_.units(); ++u) {
@@ -43,7 +48,7 @@ class Variation {
                 }
             }
             std::copy_n(row + space_.place(u, 0), shared_.size(), shared_.begin());
-            for (std::size_t f = space_.block.size(); f < shared_.size(); ++f) {
+            for (std::size_t f = space_.block.size(); f < free_; ++f) {
                 redraw(space_.features[f], shared_[f], rate);
                 for (int j = 0; j < depth; ++j) row[space_.place(u, j) + f] = shared_[f];
             }
@@ -63,6 +68,7 @@ class Variation {
 
   private:
     const Space& space_;
+    std::size_t free_;                  // features of a block that no depth decides; they come first
     std::vector<std::int64_t> shared_;  // the options of a whole unit, at their places in a block
     std::mt19937_64 random_;
 
@@ -78,7 +84,9 @@ class Variation {
         for (const Feature& feature : features) *indices++ = drawn(feature);
     }
 
-    void draw_shared() { draw_options(space_.features, shared_.data()); }
+    void draw_shared() {
+        for (std::size_t f = 0; f < free_; ++f) shared_[f] = drawn(space_.features[f]);
+    }
 
     // Gives a unit `depth` blocks: those from the `kept`th on are new, with the options of `shared_`.
     void resize(std::int64_t* row, std::size_t u, int kept, int depth) {
@@ -87,6 +95,7 @@ class Variation {
             std::copy(shared_.begin(), shared_.end(), slot);
             draw_options(space_.block, slot);
         }
+        for (int j = 0; j < depth; ++j) space_.couple(row + space_.place(u, j), depth);
         std::fill(row + space_.place(u, depth), row + space_.place(u, space_.slots(u)), absent);
     }
 };

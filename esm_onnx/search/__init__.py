@@ -1,0 +1,1 @@
+"""Searching a space with a predictor: `evolution.search` is the function, `estimates` where its numbers come from."""
