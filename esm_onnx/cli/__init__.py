@@ -23,8 +23,8 @@ from esm_onnx.cli.measuring import profile, runtimes, time_files
 from esm_onnx.cli.predicting import evaluate, predict, train
 from esm_onnx.cli.searching import search
 from esm_onnx.cli.tabulating import lookup_table
-from esm_onnx.cli.tuning import tune
 from esm_onnx.cli.transferring import transfer
+from esm_onnx.cli.tuning import tune
 from esm_onnx.errors import EsmError
 
 INTERRUPTED = 130

@@ -13,6 +13,7 @@ import click
 
 from esm_onnx.architectures import Space
 from esm_onnx.cli.across import compare_targets
+from esm_onnx.cli.linting import examine
 from esm_onnx.cli.options import OUT, SHARE, json_option, quantity_option, space_option, store_option
 from esm_onnx.cli.predicting import read_dataset
 from esm_onnx.cli.printing import print_json, print_table, progress_bar
@@ -143,6 +144,8 @@ def compare(
         content = choose(store, space=space, target=targets[0] if targets else None, quantity=quantity)
         dataset = assemble(store, content.space, content.target, quantity=quantity)
         spent_s = measuring_time_s(store, content.space, content.target)
+        if quantity == LATENCY and not isinstance(test, Path):
+            examine(store, content, "random")
     held_out = read_dataset(test, content.space, quantity) if isinstance(test, Path) else None
     rows = round(test * len(dataset)) if isinstance(test, float) else test
     settings = CompareSettings(

@@ -12,11 +12,12 @@ from esm_onnx.architectures import Space
 from esm_onnx.cli.options import FILE, json_option, space_option, store_option
 from esm_onnx.cli.printing import print_json, print_table
 from esm_onnx.errors import InputError, ThresholdNotMet
-from esm_onnx.measurement.store import Store
+from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import choose
 from esm_onnx.prediction.lint import lint as findings_of
 from esm_onnx.prediction.lint_reading import read_tables, rows_of_store
 from esm_onnx.prediction.lint_table import NOTE, Finding, Rows, names_of
+from esm_onnx.prediction.splits import demand_apart
 
 
 @click.command()
@@ -54,6 +55,17 @@ def lint(
     if strict and serious:
         told = "1 finding that is more than a note" if serious == 1 else f"{serious} findings that are more than notes"
         raise ThresholdNotMet(f"{told}, expected none")
+
+
+def examine(store: Store, content: Content, split: str) -> None:
+    """Tells what is wrong with the measurements that are trained on, one line each on standard error.
+
+    Raises:
+        InputError: the split would have rows judged by copies of themselves.
+    """
+    findings = findings_of(rows_of_store(store, content.space, content.target))
+    demand_apart(findings, split)
+    warn_about(findings)
 
 
 def warn_about(findings: Sequence[Finding]) -> None:

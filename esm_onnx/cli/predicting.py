@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from esm_onnx.architectures import Space, divide, read_architectures, to_genome
-from esm_onnx.cli.linting import warn_about
+from esm_onnx.cli.linting import examine
 from esm_onnx.cli.options import (
     FILE,
     OUT,
@@ -33,11 +33,10 @@ from esm_onnx.prediction.assembly import assemble, choose, fields_beside
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.encodings import encoding_names
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, Metrics
-from esm_onnx.prediction.lint import lint
-from esm_onnx.prediction.lint_reading import rows_of_store
 from esm_onnx.prediction.loaded import LoadedPredictor
+from esm_onnx.prediction.splits import SPLITS
 from esm_onnx.prediction.surrogates import SURROGATES
-from esm_onnx.prediction.training import SPLITS, TrainSettings
+from esm_onnx.prediction.training import TrainSettings
 
 training_options = together(
     click.option("--surrogate", type=click.Choice(list(SURROGATES)), default="hybrid", help="What is fitted."),
@@ -46,7 +45,7 @@ training_options = together(
         help=f"Architecture to vector: {', '.join(encoding_names())}, or several joined by +.  [default: it depends]",
     ),
     click.option("--folds", type=click.IntRange(min=2), default=5, help="Parts of the cross-validation."),
-    click.option("--split", type=click.Choice(SPLITS), default="random", help="Folds at random, or stretches of time."),
+    click.option("--split", type=click.Choice(SPLITS), default="random", help="Folds at random, stretches of time, or by blocks."),
     click.option("--coverage", type=SHARE, default="90%", help="Share that the intervals shall enclose."),
     click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]"),
 )
@@ -90,7 +89,7 @@ def train(
         content = choose(store, space=space, target=target, quantity=quantity)
         dataset = assemble(store, content.space, content.target, quantity=quantity)
         if quantity == LATENCY:  # which lint is about
-            warn_about(lint(rows_of_store(store, content.space, content.target)))
+            examine(store, content, training.split)
     test = None if test_path is None else read_dataset(test_path, content.space, quantity)
     predictor, evaluation = fit(dataset, training, test=test)
     write_predictor(predictor, out, check=dataset)

@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ofa-paper": {  # Syed and Srinivasan 2021; `tune` finds the hyper-parameters anew
         "surrogate": "mlp-ofa",
         "held_out": 0.3,
+        "split": "time",
         "strategy": "random",
         "initial": 7000,
         "evaluation": 1500,

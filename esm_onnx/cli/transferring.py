@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Space, divide, to_json
-from esm_onnx.cli.linting import warn_about
+from esm_onnx.cli.linting import examine
 from esm_onnx.cli.options import FILE, OUT, json_option, quantity_option, seed_option, space_option
 from esm_onnx.cli.predicting import print_evaluation, read_dataset, target_option, training_options
 from esm_onnx.cli.printing import print_json, print_table, write_lines
@@ -19,8 +19,6 @@ from esm_onnx.errors import InputError
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble, choose
-from esm_onnx.prediction.lint import lint
-from esm_onnx.prediction.lint_reading import rows_of_store
 
 SURROGATE = "hybrid"
 
@@ -104,14 +102,14 @@ def _train(
 
     if surrogate != SURROGATE:
         raise InputError(f"surrogate is {surrogate!r}, expected {SURROGATE!r}: the others know no bases")
-    bases = [Base.open(path) for path in paths]
+    training, bases = TrainSettings(surrogate, **settings), [Base.open(path) for path in paths]
     with Store(store_path, create=False) as store:
         content = choose(store, space=space or bases[0].loaded.space, target=target, quantity=quantity)
         dataset = assemble(store, content.space, content.target, quantity=quantity)
         if quantity == LATENCY:
-            warn_about(lint(rows_of_store(store, content.space, content.target)))
+            examine(store, content, training.split)
     test = None if test_path is None else read_dataset(test_path, content.space, quantity)
-    predictor, evaluation = train(dataset, TrainSettings(surrogate, **settings), test=test, bases=bases)
+    predictor, evaluation = train(dataset, training, test=test, bases=bases)
     write_predictor(predictor, out, check=dataset)
     assert isinstance(predictor.surrogate, Hybrid)
     first = predictor.surrogate.first

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from esm_onnx.architectures import Space
-from esm_onnx.cli.linting import warn_about
+from esm_onnx.cli.linting import examine
 from esm_onnx.cli.options import OUT, SHARE, json_option, seed_option, space_option, store_option
 from esm_onnx.cli.predicting import print_evaluation, target_option
 from esm_onnx.cli.printing import print_json, print_table, progress_bar
@@ -18,11 +19,14 @@ from esm_onnx.measurement.session import Progress
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble, choose
 from esm_onnx.prediction.dataset import Dataset
-from esm_onnx.prediction.lint import lint
-from esm_onnx.prediction.lint_reading import rows_of_store
-from esm_onnx.prediction.training import SPLITS, TrainSettings
+from esm_onnx.prediction.splits import SPLITS
+from esm_onnx.prediction.training import TrainSettings
+
+if TYPE_CHECKING:  # which need torch
+    from esm_onnx.prediction.tuning import Outcome, Tuned
 
 HERE = "local"
+"""In place of an address, as in `tuning_ray`."""
 
 
 @click.command()
@@ -32,7 +36,10 @@ HERE = "local"
 @click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
 @click.option("--encoding", help="Architecture to vector.  [default: ofa, or one-hot where the space has it not]")
 @click.option(
-    "--split", type=click.Choice(SPLITS), default="time", help="70 % to train on first, or whichever are drawn."
+    "--split",
+    type=click.Choice(SPLITS),
+    default="time",
+    help="The first 70 % to train on, or drawn at random, or so by blocks.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=100, help="Of a combination at most.")
 @click.option("--grace", type=click.IntRange(min=1), default=4, help="Epochs before it can be stopped.")
@@ -70,11 +77,11 @@ def tune(
     trained on 70 % of the measurements and judged on 15 %; the accuracy is of the last 15 %.
     """
     from esm_onnx.prediction.predictor_onnx import write_predictor
-    from esm_onnx.prediction.tuning import Outcome, TuneSettings, search
+    from esm_onnx.prediction.tuning import TuneSettings, search
     from esm_onnx.prediction.tuning import tune as find
 
     settings = TuneSettings(epochs=epochs, grace=grace, eta=eta, seed=options["seed"])
-    dataset = _read(store_path, space, target)
+    dataset = _read(store_path, space, target, options["split"])
     outcomes: list[Outcome] = []
     with progress_bar("training") as show:
 
@@ -90,9 +97,7 @@ def tune(
         tuned = find(dataset, settings, TrainSettings(encoding=encoding, **options), search_by)
     write_predictor(tuned.predictor, out, check=dataset)
     if as_json:
-        rows = [_as_json(outcome) for outcome in tuned.outcomes]
-        told = {"predictor": str(out), "measurements": len(dataset), "best": _as_json(tuned.best), "combinations": rows}
-        print_json({**told, **tuned.evaluation.as_json()})
+        print_json({"predictor": str(out), "measurements": len(dataset), **_as_json(tuned)})
         return
     columns = ("learning rate", "weight decay", "momentum", "epochs", "RMSE ms", "state")
     print_table(columns, (_cells(outcome, outcome == tuned.best) for outcome in tuned.outcomes))
@@ -100,26 +105,29 @@ def tune(
     click.echo(f"predictor for {dataset.space.name} on {dataset.target['name']!r} written to {out}")
 
 
-def _read(path: Path, space: Space | None, target: str | None) -> Dataset:
+def _read(path: Path, space: Space | None, target: str | None, split: str) -> Dataset:
     with Store(path, create=False) as store:
         content = choose(store, space=space, target=target)
-        warn_about(lint(rows_of_store(store, content.space, content.target)))
+        examine(store, content, split)
         return assemble(store, content.space, content.target)
 
 
-def _as_json(outcome: Any) -> dict[str, Any]:
-    chosen = outcome.hyperparameters
+def _as_json(tuned: Tuned) -> dict[str, Any]:
+    rows = [_row(outcome) for outcome in tuned.outcomes]
+    return {"best": _row(tuned.best), "combinations": rows, **tuned.evaluation.as_json()}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    rmse_ms = outcome.rmse_ms if math.isfinite(outcome.rmse_ms) else None
     return {
-        "learning_rate": chosen.learning_rate,
-        "weight_decay": chosen.weight_decay,
-        "momentum": chosen.momentum,
+        **asdict(outcome.hyperparameters),
         "epochs": outcome.epochs,
-        "rmse_ms": outcome.rmse_ms if math.isfinite(outcome.rmse_ms) else None,
+        "rmse_ms": rmse_ms,
         "state": outcome.state,
     }
 
 
-def _cells(outcome: Any, best: bool) -> tuple[str, ...]:
-    *chosen, epochs, rmse_ms, state = _as_json(outcome).values()
+def _cells(outcome: Outcome, best: bool) -> tuple[str, ...]:
+    *chosen, epochs, rmse_ms, state = _row(outcome).values()
     rmse = "" if rmse_ms is None else f"{rmse_ms:.4g}"
     return (*(f"{value:g}" for value in chosen), str(epochs), rmse, f"{state}, the best" if best else state)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,8 +16,10 @@ from onnx import compose
 
 from esm_onnx.architectures import Space, sample, to_genome
 from esm_onnx.errors import InputError
-from esm_onnx.prediction.loaded import LoadedPredictor
 from esm_onnx.prediction.surrogate import Nodes, Vector
+
+if TYPE_CHECKING:
+    from esm_onnx.prediction.loaded import LoadedPredictor  # brings onnxruntime, which few who train need
 
 SURVEYED = 1000
 """Architectures that a base is asked for, to see what explains its predictions."""
@@ -41,6 +44,8 @@ class Base:
         Raises:
             InputError: it is no predictor of esm-onnx, or not as it was written.
         """
+        from esm_onnx.prediction.loaded import LoadedPredictor
+
         return Base(LoadedPredictor.open(path), onnx.load(path))
 
     @cached_property

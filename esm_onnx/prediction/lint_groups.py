@@ -12,6 +12,8 @@ from esm_onnx.prediction.lint_fit import numbered_rows
 from esm_onnx.prediction.lint_table import ERROR, NOTE, WARNING, Finding, Indices, Rows, names_of, percent
 from esm_onnx.prediction.lint_values import CHANCE, NEIGHBOURS, Clock, by_neighbours, poisson_tail
 
+CACHED = "cached measurements"
+"""The kind of the finding that rows hold the measurement of another row."""
 SHARE = 0.01
 """Fewer rows than this do no harm to an accuracy."""
 HELD_OUT = 0.2
@@ -112,7 +114,7 @@ def cache_findings(rows: Rows, groups: Groups) -> Iterator[Finding]:
     inside = np.zeros(len(rows), bool)
     inside[np.isin(groups.measurement, groups.measurement[left])] = True
     yield Finding(
-        "cached measurements",
+        CACHED,
         ERROR,
         f"{len(rows)} rows hold {len(counts)} measurements: {inside.sum()} rows have exactly the latency of a row that "
         f"differs in {', '.join(ignored)}{' but not in ' + ', '.join(key) if key else ''}",

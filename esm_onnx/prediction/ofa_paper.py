@@ -74,8 +74,9 @@ class OfaTraining:
         start: Mlp | None = None,
         frozen: int = 0,
     ) -> None:
-        standardised: tuple[Vector, Vector] = _beyond_one(x) if start is None else (start.mean, start.scale)
-        self._mean, self._scale = standardised
+        self._mean, self._scale = _beyond_one(x)
+        if start is not None:
+            self._mean, self._scale = start.mean.astype(np.float64), start.scale.astype(np.float64)
         self._inputs = self._scaled(x)
         self._targets = torch.tensor(y, dtype=torch.float32)
         with torch.random.fork_rng(devices=[]):

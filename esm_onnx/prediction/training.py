@@ -16,13 +16,13 @@ from esm_onnx.prediction.dataset import Dataset, row_digests
 from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.evaluation import Coverage, Evaluation, evaluate
 from esm_onnx.prediction.predictor import LEAST_MS, Predictor, encode, predict_latency
+from esm_onnx.prediction.splits import SPLITS, folds_of, held_out_of
 from esm_onnx.prediction.surrogate import Examples, Fit, Survey, Vector
 from esm_onnx.prediction.surrogates import SURROGATES, find_surrogate, usual_encoding
 
 LEAST_ROWS = 3
 """Two remain when one is left out: one has no spread to standardise by."""
 FINER = ((1000, 4), (3000, 2))
-SPLITS = ("random", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,7 @@ class TrainSettings:
         folds: parts of the rows, each predicted by a surrogate fitted on the others: accuracy and interval come from
             these predictions. Fewer where there are fewer rows. A surrogate that is fitted quickly takes four times as
             many below 1,000 rows and twice as many below 3,000, so that they are as good as the one fitted on all.
-        split: "random": each bin of depth gives its share to each fold; "time": a fold is a stretch of measuring, so
-            that what drifts is not learned from its neighbours in time.
+        split: which rows may be judged by which, see `splits.SPLITS`.
         held_out: share of the rows never trained on, from which accuracy and interval come instead: one fit in place
             of `folds` + 1. None: cross-validation.
         coverage: share that the interval shall enclose.
@@ -92,7 +91,7 @@ def train(
     check_bases(bases, dataset.space, dataset.quantity)
     bins, whole = divide(dataset.space, settings.bins), dataset
     if held_out is None and settings.held_out is not None:
-        outside = split(dataset, bins, settings.held_out, np.random.default_rng(settings.seed))
+        outside = held_out_of(dataset, bins, settings.split, settings.held_out, np.random.default_rng(settings.seed))
         dataset, held_out = dataset.select(~outside), dataset.select(outside)
     elif held_out is not None:
         whole = dataset.joined(held_out)
@@ -157,14 +156,7 @@ def assign_folds(dataset: Dataset, bins: Bins, settings: TrainSettings) -> NDArr
     """The number of each row's fold."""
     finer = next((factor for rows, factor in FINER if len(dataset) < rows), 1)
     count = min(settings.folds * (finer if find_surrogate(settings.surrogate).quick else 1), len(dataset))
-    if settings.split == "time":
-        return np.arange(len(dataset)) * count // len(dataset)
-    of_bin = np.array(bins.indices(dataset.depths))
-    order = np.random.default_rng(settings.seed).permutation(len(dataset))
-    order = order[np.argsort(of_bin[order], kind="stable")]  # bin by bin, so that each fold has its share of each
-    folds = np.empty(len(dataset), np.int64)
-    folds[order] = np.arange(len(dataset)) % count
-    return folds
+    return folds_of(dataset, bins, settings.split, count, settings.seed)
 
 
 def finite(latency_ms: Vector, surrogate: str) -> Vector:
@@ -182,16 +174,6 @@ def _coverage(predicted: Vector, judged: Dataset, bins: Bins, settings: TrainSet
     rng = np.random.default_rng(settings.seed)
     share = measured_coverage(predicted, judged.latency_ms, judged.depths, bins, settings.coverage, rng)
     return Coverage(100 * settings.coverage, None if share is None else 100 * share)
-
-
-def split(dataset: Dataset, bins: Bins, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which rows are held out: about `share` of each bin of depth, at least one row and never all of them."""
-    of_bin = np.array(bins.indices(dataset.depths))
-    outside = np.zeros(len(dataset), bool)
-    for i in range(len(bins)):
-        rows = rng.permutation(np.flatnonzero(of_bin == i))
-        outside[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
-    return outside
 
 
 def _check_rows(dataset: Dataset, held_out: Dataset | None) -> None:

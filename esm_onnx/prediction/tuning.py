@@ -25,6 +25,7 @@ from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.evaluation import Evaluation
 from esm_onnx.prediction.ofa_paper import EPOCHS, GRID, Hyperparameters, OfaTraining, fit_ofa
 from esm_onnx.prediction.predictor import Predictor
+from esm_onnx.prediction.splits import together
 from esm_onnx.prediction.surrogate import Examples, Surrogate
 from esm_onnx.prediction.surrogates import usual_encoding
 from esm_onnx.prediction.training import TrainSettings, examples_of, train
@@ -236,7 +237,7 @@ def tune(
 
     Args:
         training: encoding, bins and coverage of the predictor, and how the rows are split: "time", as the authors do,
-            takes the first ones to train on and the last ones to test on; "random" draws them.
+            takes the first ones to train on and the last ones to test on; the others draw them.
         search_by: `search`, or what asks for the same elsewhere.
 
     Raises:
@@ -260,15 +261,18 @@ def tune(
 
 
 def parts_of(dataset: Dataset, split: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
-    """The rows to train on, for validation, and to test on: 70, 15 and 15 %.
+    """The rows to train on, for validation, and to test on: 70, 15 and 15 %, or what comes nearest with "blocks".
 
     Raises:
         InputError: there are too few.
     """
-    count = len(dataset)
-    ends = math.floor(TRAINED * count), math.floor(TRAINED * count) + math.floor(VALIDATED * count)
-    if ends[0] == ends[1]:
-        raise InputError(f"{count} measurements, expected at least 7 to train, validate and test: measure more")
-    order = np.arange(count) if split == "time" else np.random.default_rng(seed).permutation(count)
+    group = together(dataset, split)
+    if split != "time":
+        group = np.random.default_rng(seed).permutation(group.max() + 1)[group]
+    order = np.argsort(group, kind="stable")
+    ends = [math.floor(share * len(dataset)) for share in (TRAINED, TRAINED + VALIDATED)]
+    ends = [int(np.searchsorted(group[order], group[order][end])) for end in ends]  # no group is torn apart
+    if not 0 < ends[0] < ends[1]:
+        raise InputError(f"{len(dataset)} measurements, too few to train, validate and test on parts: measure more")
     learned, validation, test = np.split(order, ends)
     return dataset.select(learned), dataset.select(validation), dataset.select(test)

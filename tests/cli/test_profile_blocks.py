@@ -71,14 +71,14 @@ def test_the_table_belongs_to_the_architectures_that_are_measured_alike(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["profile", "--space", "tiny.toml", "--runtime", "dry"], "Expected either --architectures or --lookup-table"),
-        ([*BLOCKS, "--architectures", "a.jsonl", "--runtime", "dry"], "Expected either --architectures or --lookup-table"),
+        (["profile", "--space", "tiny.toml", "--runtime", "dry"], "either --architectures or --lookup-table"),
+        ([*BLOCKS, "--architectures", "a.jsonl", "--runtime", "dry"], "either --architectures or --lookup-table"),
         (
-            ["profile", "--blocks", "--space", "bare.toml", "--runtime", "dry"],
+            ["profile", "--lookup-table", "--space", "bare.toml", "--runtime", "dry"],
             "space 'tiny' has no [export], so its blocks",
         ),
         (
-            ["profile", "--blocks", "--space", "torch.toml", "--runtime", "dry"],
+            ["profile", "--lookup-table", "--space", "torch.toml", "--runtime", "dry"],
             "its writer is 'some.module:net', expected",
         ),
     ],

@@ -290,5 +290,5 @@ def test_what_was_found_is_told_though_it_cannot_be_measured(there: Run, tmp_pat
     told = json.loads(done.stdout)
     assert told["found"]
     assert "verification" not in told
-    assert "cannot be measured (deadline)" in error_of(done)
+    assert "(deadline): not finished after 1e-06 s" in error_of(done)
     assert not (tmp_path / "best.jsonl").exists()

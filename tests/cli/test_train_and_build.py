@@ -219,6 +219,13 @@ def test_the_paper_s_preset_is_the_paper_s_loop(esm: Run, plans: list[Plan]) -> 
     assert (mixed.extend, mixed.evaluation, mixed.train.surrogate, mixed.initial) == ("uncertainty", 0, "gp", 300)
 
 
+def test_the_ofa_paper_s_preset_is_its_predictor_on_7000(esm: Run, plans: list[Plan]) -> None:
+    esm(*BUILD, "--out", "p.onnx", "--preset", "ofa-paper", code=2)
+    (plan,) = plans
+    assert (plan.strategy, plan.initial, plan.evaluation) == ("random", 7000, 1500)
+    assert (plan.train.surrogate, plan.train.encoding) == ("mlp-ofa", None)
+
+
 def test_without_torch_training_says_what_to_install_and_the_rest_works(esm_process: Run, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")  # hides the real one
     esm_process("sample", "--space", "tiny.toml", "--count", 30, "--out", "a.jsonl")

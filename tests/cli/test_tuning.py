@@ -48,6 +48,15 @@ def test_every_combination_has_a_row_and_the_best_becomes_the_predictor(esm: Run
 
 
 @pytest.mark.usefixtures("measured")
+def test_the_papers_preset_trains_its_predictor_on_seventy_percent(esm: Run) -> None:
+    found = json.loads(esm("train", "--preset", "ofa-paper", "--out", "p.onnx", "--json").stdout)
+    checked = json.loads(esm("check", "p.onnx", "--json").stdout)
+    assert (checked["surrogate"], checked["encoding"]["name"]) == ("mlp-ofa", "ofa")
+    assert checked["measurements"] == {"trained": 42, "calibrated": 18}
+    assert found["overall"]["count"] == 18
+
+
+@pytest.mark.usefixtures("measured")
 def test_misuse_is_one_line(esm: Run) -> None:
     assert "grace is 3 of 2 epochs" in error_of(esm(*TUNE, "--grace", 3, code=2))
     assert "no measurements of any space on target 'x'" in error_of(esm(*TUNE, "--target", "x", code=2))

@@ -201,8 +201,8 @@ def test_missing_entries_are_told_with_the_command_that_measures_them(store: Sto
         read_table(store, tiny, target_of(tiny))
     assert str(caught.value) == (
         f"5 of the 18 entries of the lookup table of 'tiny' on 'somewhere' are missing, 2 of them failed: measure them "
-        f"with `esm-onnx profile --lookup-table --space tiny --runtime dry --store {store.path}` and the options that the "
-        f"architectures were measured with"
+        f"with `esm-onnx profile --lookup-table --space tiny --runtime dry --store {store.path}` and the options that "
+        f"the architectures were measured with"
     )
     assert find_table(store, tiny, target_of(tiny)) == str(caught.value)
     measured(store, blocks, there, [(entry, 1.0) for entry in entries[:5]])

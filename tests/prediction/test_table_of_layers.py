@@ -123,17 +123,19 @@ def test_one_of_several_tables_is_chosen_by_space_and_target(store: Store, tiny:
     for space, name, threads in ((tiny, "one", 1), (tiny, "four", 4), (other, "one", 1)):
         whole_table(store, space, name, threads=threads)
     with pytest.raises(
-        InputError, match="more than one lookup table, choose .*tiny on 'one'; tiny on 'four'; other on"
+        InputError, match=r"more than one lookup table, choose .*tiny on 'one'; tiny on 'four'; other on"
     ):
         measured_table(store, None, None)
     assert measured_table(store, tiny, "four")[1].facts["threads"] == 4
     assert measured_table(store, other, None)[0].name == "other"
-    with pytest.raises(InputError, match="no lookup table of that space and target: .* `esm-onnx profile --lookup-tab"):
+    with pytest.raises(
+        InputError, match=r"no lookup table of that space and target: .* `esm-onnx profile --lookup-tab"
+    ):
         measured_table(store, other, "four")
 
 
 def test_a_table_that_is_not_whole_says_what_measures_the_rest(store: Store, tiny: Space) -> None:
     blocks = block_space(tiny)
     measured(store, blocks, target_of(blocks), [(entry, 1.0) for entry in table_entries(tiny)[4:]])
-    with pytest.raises(InputError, match="4 of the 18 entries .* `esm-onnx profile --lookup-table --space tiny"):
+    with pytest.raises(InputError, match=r"4 of the 18 entries .* `esm-onnx profile --lookup-table --space tiny"):
         measured_table(store, None, None)

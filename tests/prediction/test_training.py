@@ -22,9 +22,10 @@ from esm_onnx.prediction.dataset import Dataset, row_digests
 from esm_onnx.prediction.encodings import encoding_names
 from esm_onnx.prediction.linear import Linear
 from esm_onnx.prediction.mlp import Mlp
+from esm_onnx.prediction.splits import held_out_of
 from esm_onnx.prediction.surrogate import Examples, Matrix, Surrogate, fit_with_folds
 from esm_onnx.prediction.surrogates import SURROGATES, Entry
-from esm_onnx.prediction.training import TrainSettings, split, train
+from esm_onnx.prediction.training import TrainSettings, train
 
 QUICK = TrainSettings(surrogate="linear")
 ONE_FIT = replace(QUICK, held_out=0.2)
@@ -43,7 +44,7 @@ def weights(surrogate: Surrogate) -> np.ndarray:
 def test_every_bin_gives_its_share(count: int, share: float, seed: int) -> None:
     whole = dataset(count, seed)
     bins = divide(whole.space)
-    outside = split(whole, bins, share, np.random.default_rng(seed))
+    outside = held_out_of(whole, bins, "random", share, np.random.default_rng(seed))
     for low, high in bins.ranges:
         inside = outside[(whole.depths >= low) & (whole.depths <= high)]
         if len(inside) < 2:
@@ -51,13 +52,14 @@ def test_every_bin_gives_its_share(count: int, share: float, seed: int) -> None:
         else:
             assert 1 <= inside.sum() < len(inside)
             assert abs(inside.sum() - share * len(inside)) <= 1
-    again = split(whole, bins, share, np.random.default_rng(seed))
+    again = held_out_of(whole, bins, "random", share, np.random.default_rng(seed))
     np.testing.assert_array_equal(outside, again)
 
 
 def test_another_seed_holds_out_other_rows() -> None:
     whole = dataset(100)
-    first, second = (split(whole, divide(whole.space), 0.2, np.random.default_rng(seed)) for seed in (0, 1))
+    bins, rngs = divide(whole.space), map(np.random.default_rng, (0, 1))
+    first, second = (held_out_of(whole, bins, "random", 0.2, rng) for rng in rngs)
     assert (first != second).any()
 
 
@@ -107,7 +109,7 @@ def test_a_test_set_is_evaluated_on_and_nothing_else(held_out: float | None) -> 
 
 def test_held_out_latencies_are_never_trained_on() -> None:
     whole = dataset(100)
-    outside = split(whole, divide(whole.space), 0.2, np.random.default_rng(ONE_FIT.seed))
+    outside = held_out_of(whole, divide(whole.space), "random", 0.2, np.random.default_rng(ONE_FIT.seed))
     first, _ = train(whole, ONE_FIT)
     other, evaluation = train(replace(whole, latency_ms=np.where(outside, 99.0, whole.latency_ms)), ONE_FIT)
     np.testing.assert_array_equal(weights(first.surrogate), weights(other.surrogate))

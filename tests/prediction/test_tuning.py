@@ -192,9 +192,21 @@ def test_the_parts_are_seventy_and_twice_fifteen_percent() -> None:
         assert (together == whole.genomes).all() == (split == "time")
 
 
+def test_networks_of_the_same_blocks_stay_together() -> None:
+    """At three resolutions each; by rows, they would be trained on and tested on alike."""
+    some = dataset(40)
+    genomes = np.repeat(some.genomes, 3, axis=0)
+    genomes[:, 0] = np.tile([0, 10, 20], 40)
+    thrice = Dataset(some.space, genomes, np.repeat(some.latency_ms, 3), some.target)
+    parts = parts_of(thrice, "blocks", 0)
+    assert [len(part) for part in parts] == [84, 18, 18]
+    blocks = [{bytes(row[1:]) for row in part.genomes} for part in parts]
+    assert not blocks[0] & blocks[1] | blocks[0] & blocks[2] | blocks[1] & blocks[2]
+
+
 def test_too_few_rows_and_nothing_that_converges_are_refused() -> None:
-    with pytest.raises(InputError, match="6 measurements, expected at least 7"):
-        parts_of(dataset(6), "time", 0)
+    with pytest.raises(InputError, match="1 measurements, too few to train, validate and test on"):
+        parts_of(dataset(1), "time", 0)
     wild = TuneSettings(epochs=2, grace=2, combinations=(WILD,))
     with pytest.raises(WorkError, match="all 1 combinations diverged"):
         tune(dataset(40), wild, TrainSettings(), search)
