@@ -45,7 +45,7 @@ training_options = together(
         help=f"Architecture to vector: {', '.join(encoding_names())}, or several joined by +.  [default: it depends]",
     ),
     click.option("--folds", type=click.IntRange(min=2), default=5, help="Parts of the cross-validation."),
-    click.option("--split", type=click.Choice(SPLITS), default="random", help="Folds at random, stretches of time, or by blocks."),
+    click.option("--split", type=click.Choice(SPLITS), default="random", help="Folds at random, by time or by blocks."),
     click.option("--coverage", type=SHARE, default="90%", help="Share that the intervals shall enclose."),
     click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]"),
 )

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import click
+import numpy as np
 
 from esm_onnx.architectures import Space, divide, to_json
 from esm_onnx.cli.linting import examine
@@ -19,14 +20,17 @@ from esm_onnx.errors import InputError
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble, choose
+from esm_onnx.prediction.dataset import Dataset
 
 SURROGATE = "hybrid"
+HERE = "here"
 
 
 @click.command()
 @click.option("--base", "paths", type=FILE, multiple=True, required=True, help="A predictor of another device.")
 @click.option("--store", "store_path", type=FILE, help="What was measured on the new device.")
 @click.option("--suggest", type=click.IntRange(min=1), help="Do not train: write so many architectures to measure.")
+@click.option("--gpu", help="A GPU that nobody measured: by name, or `here` for this machine's.")
 @space_option(required=False)
 @target_option
 @quantity_option()
@@ -36,21 +40,54 @@ SURROGATE = "hybrid"
 @click.option("--out", type=OUT, required=True, help="The new predictor; with --suggest the architectures.")
 @json_option()
 def transfer(
-    paths: tuple[Path, ...], store_path: Path | None, suggest: int | None, out: Path, as_json: bool, **options: Any
+    paths: tuple[Path, ...],
+    store_path: Path | None,
+    suggest: int | None,
+    gpu: str | None,
+    out: Path,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a predictor for a new device from a few measurements and the predictors of other devices.
 
     First `--suggest 20 --out few.jsonl`; then, on the new device, `profile --architectures few.jsonl --store new.db`;
-    then `--store new.db --out predictor.onnx`.
+    then `--store new.db --out predictor.onnx`. With --gpu nothing is measured: hardware numbers alone say how much
+    faster or slower it is, which may be wrong by a factor.
     """
-    if suggest is not None:
+    if gpu is not None:
+        if store_path is not None or suggest is not None:
+            raise click.UsageError("--gpu is for a GPU without measurements, expected neither --store nor --suggest")
+        _generalise(paths, gpu, out, as_json, options["seed"])
+    elif suggest is not None:
         _suggest(paths, store_path, suggest, out, **options)
     elif store_path is None:
-        raise click.UsageError(
-            "no --store, expected what was measured on the new device, or --suggest for what to measure"
-        )
+        raise click.UsageError("no --store, expected what was measured on the new device, or --suggest, or --gpu")
     else:
         _train(paths, store_path, out, as_json, **options)
+
+
+def _generalise(paths: Sequence[Path], name: str, out: Path, as_json: bool, seed: int) -> None:
+    from esm_onnx.prediction.base import Base
+    from esm_onnx.prediction.hardware import find_gpu
+    from esm_onnx.prediction.predictor_onnx import write_predictor
+    from esm_onnx.prediction.selftest import covering_genomes
+    from esm_onnx.prediction.unmeasured import Unmeasured, gpu_here, predictor_for
+
+    name, gpu = gpu_here() if name == HERE else (name, find_gpu(name))
+    predictor = predictor_for(gpu, name, [Base.open(path) for path in paths], seed)
+    genomes = covering_genomes(predictor.space)
+    latency_ms = predictor.predict(genomes)[0].astype(np.float64)
+    write_predictor(predictor, out, check=Dataset(predictor.space, genomes, latency_ms, predictor.target))
+    assert isinstance(predictor.surrogate, Unmeasured)
+    found = predictor.surrogate.generalised
+    factors = np.exp(found.shifts)
+    rows = list(zip(map(str, paths), found.shares.tolist(), factors.tolist(), strict=True))
+    if as_json:
+        told = [{"base": path, "weight": weight, "factor": factor} for path, weight, factor in rows]
+        print_json({"predictor": str(out), "gpu": {"name": name, **asdict(gpu)}, "bases": told})
+        return
+    print_table(("base", "weight %", "×"), [(path, f"{100 * weight:.0f}", f"{by:.3f}") for path, weight, by in rows])
+    click.echo(f"predictor for {predictor.space.name} on {name!r}, without measurements or bounds, written to {out}")
 
 
 def _suggest(

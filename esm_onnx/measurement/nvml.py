@@ -8,7 +8,8 @@ from typing import Any
 from esm_onnx.measurement.quantities import GPU_STATE
 
 LIBRARY = "libnvidia-ml.so.1"
-SM_CLOCK = 1
+SM_CLOCK, MEMORY_CLOCK = 1, 2
+LONGEST_NAME = 256
 UNKNOWN_STATE = 32
 INSUFFICIENT_SIZE = 7
 SLOWED_BY_HARDWARE, HEAT_BY_SOFTWARE, HEAT_BY_HARDWARE, POWER_BRAKE = 0x08, 0x20, 0x40, 0x80
@@ -59,6 +60,28 @@ class Gpu:
         count = ctypes.c_uint(0)
         status = self._call("nvmlDeviceGetComputeRunningProcesses_v3", self._handle, ctypes.byref(count), None)
         return count.value if status in (0, INSUFFICIENT_SIZE) else None  # the number is told though there is no room
+
+    def name(self) -> str:
+        """Its full name, `NVIDIA GeForce RTX 2080 Ti`; empty where it does not tell."""
+        text = ctypes.create_string_buffer(LONGEST_NAME)
+        self._call("nvmlDeviceGetName", self._handle, text, ctypes.c_uint(LONGEST_NAME))
+        return text.value.decode(errors="replace")
+
+    def cores(self) -> int | None:
+        """Its CUDA cores; None where it does not tell."""
+        return self._number("nvmlDeviceGetNumGpuCores", ctypes.c_uint())
+
+    def memory_bytes(self) -> int | None:
+        """The size of its memory; None where it does not tell."""
+        told = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t: total, free, used
+        return int(told[0]) if self._call("nvmlDeviceGetMemoryInfo", self._handle, told) == 0 else None
+
+    def bandwidth_gbs(self) -> float | None:
+        """What its memory moves at its highest clock, in GB/s, two transfers in each cycle; None where it does not
+        tell."""
+        bits = self._number("nvmlDeviceGetMemoryBusWidth", ctypes.c_uint())
+        clock_mhz = self._number("nvmlDeviceGetMaxClockInfo", ctypes.c_uint(), ctypes.c_int(MEMORY_CLOCK))
+        return 2 * clock_mhz * bits / 8 / 1000 if bits and clock_mhz else None
 
     def state(self) -> dict[str, float]:
         """What it tells of itself now, by the names of `GPU_STATE`."""

@@ -83,7 +83,7 @@ def find_gpu(name: str) -> Gpu:
     words = set(name.lower().replace("-", " ").split())
     fitting = [known for known in GPUS if set(known.lower().split()) <= words]
     if not fitting:
-        raise InputError(f"GPU {shown(name)}, expected one of {', '.join(GPUS)}, or its cores, memory and bandwidth")
+        raise InputError(f"GPU {shown(name)}, expected one of {', '.join(GPUS)}")
     return GPUS[max(fitting, key=len)]
 
 

@@ -51,6 +51,33 @@ int nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t handle, unsigned int *c
     *count = there;
     return infos || !there ? 0 : 2;
 }
+int nvmlDeviceGetName(nvmlDevice_t handle, char *name, unsigned int length) {
+    if (handle != &device) return 2;
+    snprintf(name, length, "NVIDIA GeForce RTX 2080 Ti");
+    return 0;
+}
+int nvmlDeviceGetNumGpuCores(nvmlDevice_t handle, unsigned int *cores) {
+    if (handle != &device) return 2;
+    *cores = (unsigned int)number("FOLDER/cores");
+    return *cores ? 0 : 3;
+}
+int nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, unsigned long long *memory) { /* nvmlMemory_t: total, free, used */
+    if (handle != &device) return 2;
+    memory[0] = number("FOLDER/memory");
+    memory[1] = memory[0] - 1;
+    memory[2] = 1;
+    return 0;
+}
+int nvmlDeviceGetMemoryBusWidth(nvmlDevice_t handle, unsigned int *bits) {
+    if (handle != &device) return 2;
+    *bits = 352;
+    return 0;
+}
+int nvmlDeviceGetMaxClockInfo(nvmlDevice_t handle, int type, unsigned int *clock) {
+    if (handle != &device || type != 2) return 2; /* NVML_CLOCK_MEM is 2 */
+    *clock = 7000;
+    return 0;
+}
 """
 
 
@@ -66,4 +93,6 @@ def make_nvml(folder: Path) -> str:
     (folder / "energy").write_text("0")
     (folder / "state").write_text("2")
     (folder / "processes").write_text("1")
+    (folder / "cores").write_text(f"{4352:x}")
+    (folder / "memory").write_text(f"{11 * 2**30:x}")
     return str(made)

@@ -52,6 +52,15 @@ def test_its_state_is_told_as_far_as_it_is_known(library: str, tmp_path: Path) -
     assert gpu.state() == {"gpu_throttle_reasons": 68.0, "gpu_processes": 0.0}
 
 
+def test_its_hardware_numbers_are_those_of_its_data_sheet(library: str, tmp_path: Path) -> None:
+    """A GeForce RTX 2080 Ti: 4,352 cores, 11 GB on 352 bits at 14 Gbit/s, 616 GB/s."""
+    gpu = Gpu(0, library)
+    assert (gpu.name(), gpu.cores(), gpu.memory_bytes()) == ("NVIDIA GeForce RTX 2080 Ti", 4352, 11 * 2**30)
+    assert gpu.bandwidth_gbs() == pytest.approx(616)
+    (tmp_path / "cores").write_text("0")
+    assert gpu.cores() is None
+
+
 def test_a_gpu_or_library_that_is_not_there_is_told(library: str) -> None:
     with pytest.raises(OSError, match="status 6"):
         Gpu(2, library)
