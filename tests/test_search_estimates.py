@@ -32,6 +32,18 @@ def test_capacity_is_the_multiply_adds_of_the_graph(space: Space) -> None:
     assert capacity.name == "multiply_adds"
     counted = [cost_of(space, architecture).multiply_adds for architecture in architectures]
     np.testing.assert_allclose(capacity.estimate(rows(space, architectures)), counted, rtol=1e-6)
+    assert capacity.title == "multiply-adds, M"
+
+
+def test_capacity_that_is_not_exact_says_so() -> None:
+    """Of the widths of Once-for-All's ResNet50 each depends on another."""
+    space = find_space("ofa-resnet50")
+    architectures = drawn(space, 20, seed=3)
+    capacity = capacity_of(space)
+    assert capacity.title == "multiply-adds, about, M"
+    counted = np.array([cost_of(space, architecture).multiply_adds for architecture in architectures])
+    off = capacity.estimate(rows(space, architectures)) / counted - 1
+    assert 1e-4 < np.abs(off).max() < 0.04
 
 
 def test_capacity_is_the_number_of_blocks_where_no_writer_of_ours_draws_the_space() -> None:

@@ -66,7 +66,7 @@ def from_json(space: Space, data: object) -> Architecture:
     for u, blocks in enumerate(fields["units"], 1):
         if not isinstance(blocks, list):
             raise InputError(f"unit {u} is {shown(blocks)}, expected a list of blocks")
-        decided = _decided(space, len(blocks))
+        decided = _decided(space, len(blocks), f"unit {u}")
         units.append(tuple(_block(space, block, decided, f"unit {u}, block {j}") for j, block in enumerate(blocks, 1)))
     rest = {name: value for name, value in fields.items() if name not in RESERVED}
     network = select(space.network, _indices(space.network, rest, "network"))
@@ -171,9 +171,15 @@ def _fields(features: tuple[Feature, ...], options: Options) -> dict[str, int | 
     return {f.name: plain(f.options[f.options.index(options[f.name])]) for f in features}
 
 
-def _decided(space: Space, depth: int) -> dict[str, int | float | str]:
+def _decided(space: Space, depth: int, place: str) -> dict[str, int | float | str]:
     """The options that the depth of a unit decides, so that its blocks may leave them out."""
-    return {f.name: plain(f.options[place]) for f in space.coupled for known, place in f.places if known == depth}
+    decided = {}
+    for feature in space.coupled:
+        places = dict(feature.places)
+        if depth not in places:
+            raise InputError(f"{place} has {depth} blocks, expected one of {listed(tuple(places))}")
+        decided[feature.name] = plain(feature.options[places[depth]])
+    return decided
 
 
 def _block(space: Space, data: object, decided: Mapping[str, object], place: str) -> Options:

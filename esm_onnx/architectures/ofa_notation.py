@@ -263,7 +263,9 @@ def _places(space: Space) -> Iterator[range]:
 
 
 def _list(fields: Fields, name: str, length: int) -> list[Any]:
-    value = fields.get(name)
+    if name not in fields:
+        raise InputError(f"no {name!r}, expected a list of {length}")
+    value = fields[name]
     if not isinstance(value, list) or len(value) != length:
         got = f"has {len(value)} values" if isinstance(value, list) else f"is {shown(value)}"
         raise InputError(f"{name} {got}, expected a list of {length}")

@@ -22,7 +22,7 @@ from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.session import Progress
 from esm_onnx.measurement.store import Content, Store
 from esm_onnx.prediction.assembly import assemble, choose
-from esm_onnx.prediction.comparison import BASELINES, CompareSettings, Comparison, Result, pairs_of
+from esm_onnx.prediction.comparison import BASELINES, COMPARE_SPLITS, CompareSettings, Comparison, Result, pairs_of
 from esm_onnx.prediction.comparison import compare as run
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.encodings import encoding_names
@@ -107,6 +107,7 @@ class HeldOut(click.ParamType[int | float | Path]):
 @click.option("--sizes", type=Sizes(), help="Numbers of training rows.  [default: 20, 50, 100, 200, … all]")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, help="Permutations of the rows.")
 @click.option("--test", type=HeldOut(), help="Held out: 1500, 30%, or a file.  [default: 30%, 1500 at most]")
+@click.option("--split", type=click.Choice(COMPARE_SPLITS), default="random", help="Rows at random, or by blocks.")
 @click.option("--intervals", is_flag=True, help="90 % intervals of all, which takes 5 more fits each.")
 @click.option("--bins", type=click.IntRange(min=1), help="N_Bins.  [default: 5, or fewer]")
 @click.option("--processes", type=click.IntRange(1, 256), default=1, help="Fits at the same time.")
@@ -123,6 +124,7 @@ def compare(
     sizes: tuple[int, ...] | None,
     seeds: int,
     test: int | float | Path | None,
+    split: str,
     intervals: bool,
     bins: int | None,
     processes: int,
@@ -145,7 +147,7 @@ def compare(
         dataset = assemble(store, content.space, content.target, quantity=quantity)
         spent_s = measuring_time_s(store, content.space, content.target)
         if quantity == LATENCY and not isinstance(test, Path):
-            examine(store, content, "random")
+            examine(store, content, split)
     held_out = read_dataset(test, content.space, quantity) if isinstance(test, Path) else None
     rows = round(test * len(dataset)) if isinstance(test, float) else test
     settings = CompareSettings(
@@ -155,6 +157,7 @@ def compare(
         seeds,
         intervals=intervals,
         bins=bins,
+        split=split,
     )
     with progress_bar("fits") as tell:
 

@@ -113,7 +113,7 @@ def search(
     A genetic algorithm seeks the greatest accuracy within the budget; with --front, NSGA-II seeks all that no other
     beats in both. --verify measures the finalists, ranks them anew, and tells how far off the predictions were.
     """
-    _check(predictor, measure, finalists, options)
+    _check(predictor, measure, bound, finalists, options)
     demand_pymoo()
     settings = SearchSettings(**{name: options[name] for name in SEARCH})
     loaded = None if predictor is None else LoadedPredictor.open(predictor, threads=1)
@@ -134,14 +134,20 @@ def search(
     _raise_if_none(asked, found, verification)
 
 
-def _check(predictor: Path | None, measure: bool, finalists: int | None, options: Mapping[str, Any]) -> None:
+def _check(
+    predictor: Path | None, measure: bool, bound: str, finalists: int | None, options: Mapping[str, Any]
+) -> None:
     """Refuses options that do not go together."""
     if measure == (predictor is not None):
         raise click.UsageError("what says how fast an architecture is? Expected either --predictor or --measure")
     if measure and finalists is not None:
         raise click.UsageError("--measure has measured all, expected --verify with --predictor only")
+    if measure and bound != "value":
+        raise click.UsageError("what is measured has no bounds, expected --bound with --predictor only")
     if (measure or finalists is not None) and options["runtime"] is None:
         raise click.UsageError("what is measured on? Expected --runtime; `esm-onnx runtimes` lists them")
+    if not measure and finalists is None and options["runtime"] is not None:
+        raise click.UsageError("nothing is measured on --runtime, expected --verify or --measure beside it")
     if options["budget"] is None and not options["front"]:
         raise click.UsageError("how fast is fast enough? Expected --budget, or --front")
 

@@ -47,7 +47,7 @@ class LookupTable:
         """The sum over the layers of an architecture, in ms: what Once-for-All takes for its latency.
 
         Raises:
-            InputError: a layer is not in the table, or the space is not one of inverted residuals.
+            InputError: a layer is not in the table, or the writer of the space is not that of MobileNetV3.
         """
         return math.fsum(latency_ms for _, latency_ms in self._layers(space, architecture))
 
@@ -68,7 +68,9 @@ class LookupTable:
         try:
             plan = plan_mobilenetv3(space, architecture)
         except InputError as error:
-            raise InputError(f"{error.message}: lookup tables hold inverted residuals") from None
+            raise InputError(
+                f"{error.message}: these tables hold layers of what the writer 'mobilenetv3' draws, and no others"
+            ) from None
         for part, key in layer_keys(plan):
             if (plan.resolution, key) not in self.entries_ms:
                 raise InputError(

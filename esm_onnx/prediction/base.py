@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,8 @@ from esm_onnx.prediction.surrogate import Nodes, Vector
 if TYPE_CHECKING:
     from esm_onnx.prediction.loaded import LoadedPredictor  # brings onnxruntime, which few who train need
 
+NORMAL = (math.pi / 2) ** 0.5
+"""Root mean square over mean absolute value of a normal distribution around 0."""
 SURVEYED = 1000
 """Architectures that a base is asked for, to see what explains its predictions."""
 
@@ -52,6 +55,13 @@ class Base:
     def name(self) -> str:
         """What it was measured on."""
         return self.loaded.target.name
+
+    @cached_property
+    def error(self) -> float:
+        """Relative root mean square error on its own device, as normal errors of its accuracy have it: a few wild
+        measurements do not count; 0 where nobody knows."""
+        accuracy = self.loaded.metadata["accuracy"]
+        return 0.0 if accuracy is None else NORMAL * (1 - accuracy["overall"]["accuracy"] / 100)
 
     def predict(self, genomes: NDArray[np.int64]) -> Vector:
         """In the unit of its quantity, [n], of valid genomes [n, genome length]."""

@@ -129,9 +129,11 @@ def _fit(explained: Explained, y: Vector, name: str, trust: Vector, both: Matrix
 def average_by_evidence(x: Matrix, z: Vector) -> Vector:
     """The weights [columns] of z [n] on x [n, columns], both centred, averaged over `PRIORS` and `NOISES`."""
     left, sizes, right = np.linalg.svd(x, full_matrices=False)
+    rank = min(len(sizes), len(z) - 1)  # one degree of freedom went into the centre
+    left, sizes, right = left[:, :rank], sizes[:rank], right[:rank]
     along = left.T @ z
     outside = max(float(z @ z - along @ along), 0.0)  # what no weights explain
-    beyond = max(len(z) - 1 - len(sizes), 0)  # one degree of freedom went into the centre
+    beyond = len(z) - 1 - rank
     found, evidence = [], []
     for prior in PRIORS:
         for noise in NOISES:

@@ -32,6 +32,8 @@ Job = tuple[Pair, int, int]
 BASELINES = ("linear", "lut", "lut-bias")
 """Surrogates that are always compared with."""
 EVERY_ENCODING = "all"
+COMPARE_SPLITS = ("random", "blocks")
+"""Of `SPLITS`, those that a permutation can make."""
 USUAL_TEST, GREATEST_USUAL_TEST = 0.3, 1500
 LEAST_USUAL_SIZE = 20
 
@@ -48,6 +50,7 @@ class CompareSettings:
         coverage: share that intervals shall enclose. They are set by cross-validation, as `train` does.
         intervals: of all, which takes a fit for each fold; else of those that are fitted quickly.
         bins: N_Bins; None divides the space in the usual way.
+        split: "random", or "blocks", which keeps networks of the same blocks on one side.
     """
 
     pairs: tuple[Pair, ...]
@@ -57,6 +60,7 @@ class CompareSettings:
     coverage: float = 0.9
     intervals: bool = False
     bins: int | None = None
+    split: str = "random"
 
     def __post_init__(self) -> None:
         for surrogate, encoding in self.pairs:
@@ -69,6 +73,8 @@ class CompareSettings:
             raise InputError(f"seeds is {self.seeds}, expected at least 1")
         if self.test is not None and self.test < 1:
             raise InputError(f"test is {self.test}, expected at least 1 row")
+        if self.split not in COMPARE_SPLITS:
+            raise InputError(f"split {self.split!r}, expected one of {', '.join(COMPARE_SPLITS)}")
         if not 0 < self.coverage < 1:
             raise InputError(f"coverage is {self.coverage}, expected a share between 0 and 1, such as 0.9")
 
@@ -261,13 +267,14 @@ def _outcome(
 ) -> Figures | str:
     """The figures of one fit, or why there are none; `apart`: number of rows that are held out of the dataset."""
     pair, rows, seed = job
-    known, unseen = shuffled(dataset, apart, seed)
+    known, unseen = shuffled(dataset, apart, seed, settings.split)
     if rows > len(known):
         return f"{len(known)} measurements to train on, expected {rows}: measure more"
     unseen = unseen if held_out is None else held_out
     coverage = settings.coverage if settings.intervals or find_surrogate(pair[0]).quick else None
     try:
-        fit = fit_once(pair, known.select(slice(rows)), unseen, bins=bins, seed=seed, coverage=coverage)
+        known = known.select(slice(rows))
+        fit = fit_once(pair, known, unseen, bins=bins, seed=seed, coverage=coverage, split=settings.split)
         return figures_of(fit, unseen, bins)
     except EsmError as error:
         return str(error)

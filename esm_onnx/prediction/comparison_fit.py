@@ -15,6 +15,7 @@ from esm_onnx.prediction.conformal import Interval, calibrate
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.evaluation import evaluate
 from esm_onnx.prediction.predictor import LEAST_MS, predict_latency
+from esm_onnx.prediction.splits import together
 from esm_onnx.prediction.surrogate import Vector
 from esm_onnx.prediction.surrogates import find_surrogate
 from esm_onnx.prediction.training import TrainSettings, assign_folds, examples_of, finite
@@ -84,11 +85,22 @@ def without(dataset: Dataset, other: Dataset) -> Dataset:
     return dataset.select(np.array([bytes(genome) not in there for genome in dataset.genomes], bool))
 
 
-def shuffled(dataset: Dataset, test: int, seed: int) -> tuple[Dataset, Dataset]:
-    """The rows of one permutation: what may be trained on, in its order, and the last `test`, which are held out."""
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    left = len(dataset) - test
-    return dataset.select(order[:left]), dataset.select(order[left:])
+def shuffled(dataset: Dataset, test: int, seed: int, split: str = "random") -> tuple[Dataset, Dataset]:
+    """The rows of one permutation: what may be trained on, in its order, and the last `test`, which are held out, less
+    those that the split would keep with one to train on.
+
+    Raises:
+        InputError: none is left of them.
+    """
+    group = together(dataset, split)
+    rank = np.argsort(np.random.default_rng(seed).permutation(group.max() + 1))
+    known, unseen = np.split(np.argsort(rank[group], kind="stable"), [len(dataset) - test])
+    apart = unseen[~np.isin(group[unseen], group[known])]
+    if len(apart) < min(test, 1):
+        raise InputError(
+            f"all {test} measurements held out have the blocks of others, expected some more: hold out more"
+        )
+    return dataset.select(known), dataset.select(apart)
 
 
 def fit_once(
@@ -99,12 +111,14 @@ def fit_once(
     bins: Bins,
     seed: int = 0,
     coverage: float | None = None,
+    split: str = "random",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
     """Fits one pair on known rows, and predicts others.
 
     Args:
         coverage: share that intervals shall enclose; None for none, which saves a fit for each fold.
+        split: of those folds.
         clock: seconds; only differences count.
 
     Raises:
@@ -118,7 +132,7 @@ def fit_once(
     if coverage is None:
         surrogate = entry.fit(examples)
     else:
-        fitted = entry.with_folds(examples, assign_folds(known, bins, TrainSettings(name, seed=seed)))
+        fitted = entry.with_folds(examples, assign_folds(known, bins, TrainSettings(name, split=split, seed=seed)))
         out_of_fold = np.maximum(finite(fitted.out_of_fold, name), LEAST_MS)
         surrogate, interval = fitted.surrogate, calibrate(out_of_fold, known.latency_ms, known.depths, bins, coverage)
     trained = clock()

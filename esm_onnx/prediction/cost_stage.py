@@ -44,7 +44,8 @@ def fit_cost(x: Matrix, y: Vector, folds: Folds, least_ms: float) -> CostStage:
     trust, unseen = np.ones(len(y)), y
     for _ in range(ROUNDS):
         # relative to what is predicted: relative to itself, a latency that is too small would count the most
-        linear, unseen = _fit(x, y, trust / unseen**2, folds)
+        weights = trust / unseen**2
+        linear, unseen = _fit(x, y, weights / weights.mean(), folds)  # or ridge and mixture would depend on units
         unseen = np.maximum(unseen, least_ms)
         trust = trust_in(np.log(y / unseen))
     return CostStage(linear, unseen, trust)

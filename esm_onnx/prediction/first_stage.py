@@ -3,8 +3,8 @@
 Each part is weighed by how well it predicts rows that it has not seen: w ∝ e^(−n/2), with e its relative root mean
 square error over n rows (pseudo Bayesian model averaging: Yao et al. 2018, *Using Stacking to Average Bayesian
 Predictive Distributions*, Section 3.4). So a base counts much while few rows are measured, and little where the device
-has shown to be different. A base that hardly explains what varies here, and errs more than the arithmetic alone, is
-left out, and the reason is told.
+has shown to be different. With few rows, an error that is small by chance counts less where the base was worse at
+home. A base that hardly explains what varies here is left out, and the reason is told.
 """
 
 from __future__ import annotations
@@ -24,10 +24,23 @@ from esm_onnx.prediction.surrogate import Matrix, Nodes, Vector
 
 LEAST_EXPLAINED = 0.5
 """Share of the variance of the latencies' logarithms that a base has to explain."""
+TELLING = 0.1
+"""Standard deviation of the latencies' logarithms below which it says nothing that a base explains little of them."""
+HOME = 3
+"""Rows that a base's error on its own device counts as, where it is greater than here."""
 LEAST_WEIGHT = 1e-3
 """Parts below are left out: they cost time and change nothing."""
 EXACT = 1e-3
 """Relative error below which none is better than another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a base before anything is measured: its name, what explains it, and its error at home."""
+
+    name: str
+    explained: Explained
+    error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,7 @@ class FittedFirst:
 
 
 def fit_first(
-    x: Matrix, y: Vector, folds: Folds, least_ms: float, predicted: Matrix, known: Sequence[tuple[str, Explained]]
+    x: Matrix, y: Vector, folds: Folds, least_ms: float, predicted: Matrix, known: Sequence[Known]
 ) -> FittedFirst:
     """Fits latencies y [n] in ms.
 
@@ -101,25 +114,28 @@ def fit_first(
         x: sums, [n, columns].
         least_ms: no part says less of rows that it has not seen.
         predicted: by the bases, [n, bases], in ms.
-        known: name of each base, and what explains it.
+        known: the bases.
     """
     cost = fit_cost(x, y, folds, least_ms)
     if not known:
         return FittedFirst(FirstStage(cost.linear), cost.out_of_fold, cost.trust)
-    fitted = [fit_base(predicted[:, i], x, known[i][1], y, folds, f"base{i + 1}") for i in range(len(known))]
+    fitted = [fit_base(predicted[:, i], x, known[i].explained, y, folds, f"base{i + 1}") for i in range(len(known))]
     unseen = np.maximum([cost.out_of_fold, *(each.out_of_fold for each in fitted)], least_ms)
     residuals = np.log(y / unseen)
     trust = trust_in(residuals[np.argmin(np.median(np.abs(residuals), axis=1))])
     errors = np.sqrt((unseen / y - 1) ** 2 @ trust / trust.sum() + EXACT**2)
     explained = _explained(residuals[1:], np.log(y), trust)
-    refused = (explained < LEAST_EXPLAINED) & (errors[1:] > errors[0])
+    telling = _spread(np.log(y), trust) >= TELLING
+    refused = (explained < LEAST_EXPLAINED) & (telling | (errors[1:] > errors[0]))
+    home = np.maximum(errors, [0, *(base.error for base in known)])
+    errors = np.sqrt((len(y) * errors**2 + HOME * home**2) / (len(y) + HOME))
     weights = np.exp(-len(y) / 2 * np.log(errors / errors.min())) * [True, *~refused]
     weights = np.where(weights < LEAST_WEIGHT * weights.sum(), 0, weights)
     weights /= weights.sum()
     verdicts = tuple(
-        Verdict(name, _rank(predicted[:, i], y), float(explained[i]), float(errors[i + 1]), float(weights[i + 1]),
+        Verdict(base.name, _rank(predicted[:, i], y), float(explained[i]), float(errors[i + 1]), float(weights[i + 1]),
                 _reason(refused[i], explained[i], weights[i + 1], errors[i + 1], errors[0]))
-        for i, (name, _) in enumerate(known)
+        for i, base in enumerate(known)
     )  # fmt: skip
     used = [i for i in range(len(known)) if weights[i + 1]]
     stage = FirstStage(
@@ -133,10 +149,19 @@ def fit_first(
 
 
 def _explained(residuals: Matrix, latency: Vector, trust: Vector) -> Vector:
-    """The share of the variance of the latencies' logarithms [n] that each base leaves no residual of, [bases]."""
-    spread = float(trust @ (latency - trust @ latency / trust.sum()) ** 2)
-    explained: Vector = 1 - residuals**2 @ trust / spread if spread else np.zeros(len(residuals))
+    """The share of the variance of the latencies' logarithms [n] that each base leaves no residual of, [bases]; none
+    where there is no variance."""
+    spread = _spread(latency, trust)
+    if spread <= EXACT:
+        return np.zeros(len(residuals))
+    explained: Vector = 1 - residuals**2 @ trust / trust.sum() / spread**2
     return explained
+
+
+def _spread(latency: Vector, trust: Vector) -> float:
+    """The standard deviation of latencies' logarithms [n]."""
+    mean = trust @ latency / trust.sum()
+    return float(np.sqrt(trust @ (latency - mean) ** 2 / trust.sum()))
 
 
 def _rank(predicted: Vector, y: Vector) -> float | None:

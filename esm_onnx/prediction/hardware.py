@@ -4,9 +4,9 @@
 
 p_b is what the predictor of GPU b says, h_k are the new GPU's numbers and h_kb those of b: cores, memory and bandwidth,
 as Syed and Srinivasan have them ("Generalized Latency Performance Estimation for Once-For-All Neural Architecture
-Search"), but as factors, so that twice the cores can at best halve a latency. The exponents α are least squares over
-the pairs of measured GPUs, with a normal prior: with two or three GPUs there is little to learn them from. ω falls with
-the distance of the numbers' logarithms, so that like GPUs count more.
+Search"), but as factors. The exponents α are least squares over the pairs of measured GPUs, with a normal prior: with
+two or three GPUs there is little to learn them from. They end at −1 and 0: twice the cores can at best halve a latency,
+and make none longer. ω falls with the distance of the numbers' logarithms, so that like GPUs count more.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ GPUS: Mapping[str, Gpu] = {
     "Tesla P100": Gpu(3584, 16, 732),
     "Tesla T4": Gpu(2560, 16, 320),
     "Tesla V100": Gpu(5120, 16, 900),
+    "Tesla V100 32GB": Gpu(5120, 32, 900),
     "RTX 2070": Gpu(2304, 8, 448),
     "RTX 2080": Gpu(2944, 8, 448),
     "RTX 2080 Ti": Gpu(4352, 11, 616),
@@ -60,11 +61,16 @@ GPUS: Mapping[str, Gpu] = {
     "RTX 4090": Gpu(16384, 24, 1008),
     "RTX A6000": Gpu(10752, 48, 768),
     "A100": Gpu(6912, 40, 1555),
+    "A100 80GB": Gpu(6912, 80, 2039),
     "L4": Gpu(7424, 24, 300),
     "H100": Gpu(16896, 80, 3350),
+    "H100 PCIe": Gpu(14592, 80, 2039),
     "H200": Gpu(16896, 141, 4800),
 }
-"""NVIDIA's data sheets; of several memories the smaller, of several forms the one for sockets of its own (SXM)."""
+"""NVIDIA's data sheets; unless the name says more, of several memories the smaller, and of several forms the one for
+sockets of its own (SXM)."""
+VARIANTS = frozenset({"ti", "super", "d", "laptop", "mobile", "max", "ada", "nvl", "mig"})
+"""Words that make another GPU of a known name."""
 
 EXPONENTS = np.array([-0.5, 0.0, -0.5])
 """What is expected of α: as much bound by cores as by bandwidth; the size of a memory makes nothing faster."""
@@ -80,11 +86,25 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         InputError: it is not in the table.
     """
-    words = set(name.lower().replace("-", " ").split())
-    fitting = [known for known in GPUS if set(known.lower().split()) <= words]
+    words = _words(name)
+    fitting = [
+        known
+        for known, gpu in GPUS.items()
+        if _words(known) <= words and not _tells_of_another(words - _words(known), gpu)
+    ]
     if not fitting:
         raise InputError(f"GPU {shown(name)}, expected one of {', '.join(GPUS)}")
     return GPUS[max(fitting, key=len)]
+
+
+def _words(name: str) -> set[str]:
+    return set(name.lower().replace("-", " ").replace(",", " ").split())
+
+
+def _tells_of_another(beside: set[str], gpu: Gpu) -> bool:
+    """Whether words beside a known name are of a variant, or of a memory of another size."""
+    sizes = {word for word in beside if word.endswith("gb") and word[:-2].isdigit()}
+    return bool(beside & VARIANTS) or not sizes <= {f"{gpu.memory_gb:g}gb"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,7 @@ def generalise(measured: list[Gpu], predicted: Matrix, new: Gpu) -> Generalised:
     apart = np.array([numbers[i] - numbers[j] for i, j in pairs]).reshape(-1, 3)
     slower = np.array([levels[i] - levels[j] for i, j in pairs]) - apart @ EXPONENTS
     ridge = (UNTOLD / EXPECTED_WITHIN) ** 2 * np.eye(3)
-    exponents = EXPONENTS + np.linalg.solve(apart.T @ apart + ridge, apart.T @ slower)
+    exponents = np.clip(EXPONENTS + np.linalg.solve(apart.T @ apart + ridge, apart.T @ slower), -1.0, 0.0)
     away = np.log(new.numbers) - numbers
     nearness = 1 / (UNTOLD**2 + (away**2).sum(axis=1))
     return Generalised(nearness / nearness.sum(), away @ exponents, exponents)

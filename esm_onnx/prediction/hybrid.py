@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm_onnx.prediction.base_stage import explain
-from esm_onnx.prediction.first_stage import FirstStage, fit_first
+from esm_onnx.prediction.first_stage import FirstStage, Known, fit_first
 from esm_onnx.prediction.linear import Linear, fit_ridge
 from esm_onnx.prediction.robust import Folds, out_of_fold
 from esm_onnx.prediction.surrogate import Examples, Fitted, Matrix, Nodes, Regressor, Vector
@@ -136,7 +136,10 @@ def fit_hybrid(examples: Examples, folds: Folds) -> Fitted:
     y, least_ms = examples.y, LEAST_SHARE * float(np.median(examples.y))
     layout = Layout.of(examples.columns, len(examples.surveys))
     predicted, head, rest = layout.parts(examples.x)
-    known = [(survey.name, explain(survey.predicted, layout.parts(survey.x)[1])) for survey in examples.surveys]
+    known = [
+        Known(survey.name, explain(survey.predicted, layout.parts(survey.x)[1]), survey.error)
+        for survey in examples.surveys
+    ]
     first = fit_first(head, y, folds, least_ms, predicted, known)
     unseen, trust = first.out_of_fold, first.trust
     corrections: list[Regressor] = []

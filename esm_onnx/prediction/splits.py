@@ -66,7 +66,7 @@ def demand_apart(findings: Sequence[Finding], split: str) -> None:
     for finding in findings:
         if finding.kind == CACHED and split != BLOCKS:
             raise InputError(
-                f"split {split!r} is refused: {finding.message}; any accuracy would be that of remembering; train with "
+                f"split {split!r} is refused: {finding.message}; any accuracy would be that of remembering; take "
                 f"--split {BLOCKS}, which keeps networks of the same blocks together"
             )
 

@@ -140,7 +140,7 @@ def examples_of(dataset: Dataset, encoding: str, seed: int, bases: Sequence[Base
     if bases:
         genomes = surveyed_genomes(space, seed)
         seen = encode(space, encoding, genomes, bases)
-        surveys = tuple(Survey(base.name, seen[:, i], seen) for i, base in enumerate(bases))
+        surveys = tuple(Survey(base.name, seen[:, i], seen, base.error) for i, base in enumerate(bases))
     return Examples(x, dataset.latency_ms, columns, seed, dataset.lookup, surveys)
 
 

@@ -250,7 +250,7 @@ def tune(
     outcomes = search_by(examples, others, settings)
     best = min(outcomes, key=lambda outcome: outcome.rmse_ms)
     if best.state == DIVERGED:
-        raise WorkError(f"all {len(outcomes)} combinations diverged: is a latency wrong by far? See `data lint`")
+        raise WorkError(f"all {len(outcomes)} combinations diverged: is a latency wrong by far?")
 
     def fit(rows: Examples) -> Surrogate:
         return fit_ofa(rows.x, rows.y, settings.seed, best.hyperparameters, settings.epochs)

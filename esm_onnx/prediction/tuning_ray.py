@@ -10,6 +10,7 @@ import importlib
 import math
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +25,9 @@ from esm_onnx.prediction.tuning import DIVERGED, FINISHED, STOPPED, Outcome, Rep
 
 HERE = "local"
 """In place of an address: a cluster of this machine's cores, for as long as the search takes."""
+
+ANSWER_S = 5.0
+"""For a cluster to answer in; Ray itself goes on asking for minutes."""
 
 STORE_BYTES = 256 * 2**20
 """Of Ray's object store, which holds the encoded rows once."""
@@ -59,8 +63,8 @@ def search_with_ray(
         address: of a running cluster; HERE starts one of `processes` cores.
 
     Raises:
-        InputError: Ray is not installed, or nothing answers at the address.
-        WorkError: Ray gave up.
+        InputError: Ray is not installed.
+        WorkError: nothing answers at the address, or Ray gave up.
     """
     with TemporaryDirectory(prefix="esm-onnx-") as folder, _ray(address, processes, Path(folder)) as tune:
         rows = _results(tune, Path(folder), train, validation, settings)
@@ -129,6 +133,8 @@ def _outcome(row: dict[str, Any], settings: TuneSettings) -> Outcome:
 @contextmanager
 def _ray(address: str, processes: int, folder: Path) -> Iterator[Any]:
     """`ray.tune`, connected; what was started for it is shut down in the end."""
+    if address != HERE:
+        _demand_answer(address)
     started = {**ALONE, "RAY_AUTH_TOKEN": secrets.token_hex(32)} if address == HERE else {}
     with _environment({**EVERYWHERE, **started}):
         try:
@@ -150,6 +156,19 @@ def _ray(address: str, processes: int, folder: Path) -> Iterator[Any]:
             raise WorkError(f"Ray: {' '.join(str(error).split())[:200]}") from None
         finally:
             ray.shutdown()
+
+
+def _demand_answer(address: str) -> None:
+    """Makes sure that something listens; an address of another form is Ray's to judge."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isascii() and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        except (OSError, OverflowError) as error:
+            raise WorkError(
+                f"nothing answers at {address} ({error}), expected a running cluster: `ray start --head` starts one, "
+                "and without an address --ray takes this machine's cores"
+            ) from None
 
 
 def _demand_loopback(address: str) -> None:

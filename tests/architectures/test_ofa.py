@@ -139,7 +139,7 @@ def with_place(name: str, place: int, value: object) -> dict[str, object]:
 BAD = {
     "too few places": ({**NOTATION, "ks": [3] * 19}, "ks has 19 values, expected a list of 20"),
     "too many depths": ({**NOTATION, "d": [2] * 6}, "d has 6 values, expected a list of 5"),
-    "no depths": ({k: v for k, v in NOTATION.items() if k != "d"}, "d is None, expected a list of 5"),
+    "no depths": ({k: v for k, v in NOTATION.items() if k != "d"}, "no 'd', expected a list of 5"),
     "a text of digits": ({**NOTATION, "e": "3" * 20}, "e is '33333", "expected a list of 20"),
     "unknown kernel": (with_place("ks", 5, 9), "unit 2, block 2: kernel is 9, expected one of 3, 5, 7"),
     "kernel no number": (with_place("ks", 0, None), "unit 1, block 1: kernel is None"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cli.calls import Run, error_of
 
-from esm_onnx.architectures import Architecture, find_space, sample
+from esm_onnx.architectures import Architecture, find_space, sample, to_json
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Measurement
 from esm_onnx.measurement.store import ACCEPTED, REJECTED, Store
 from esm_onnx.measurement.target import Target
@@ -202,3 +202,25 @@ def test_a_store_is_linted_in_its_order_with_sessions_and_provenance(esm: Run, t
 
 def test_help_tells_how_it_ends(esm: Run) -> None:
     assert "Exits with 0 whatever it finds" in " ".join(esm("data", "lint", "--help").stdout.split())
+
+
+def test_latencies_that_a_cache_repeated_are_judged_by_blocks_alone(esm: Run, tmp_path: Path) -> None:
+    """As in the measured columns of CompOFA-fixed, which Syed and Srinivasan published."""
+    space = find_space("compofa-fixed")
+    lines = []
+    different = {each.units: each for each in sample(space, 60, strategy="random", rng=Random(0))}.values()
+    for i, whole in enumerate(different):
+        for resolution in (160, 192, 224):
+            architecture = {**to_json(space, whole), "resolution": resolution}
+            lines.append(
+                json.dumps({"architecture": architecture, "latency_ms": 10 + whole.depth + math.sin(i)}) + "\n"
+            )
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    esm("data", "import", "rows.jsonl", "--space", space.name, "--target", "t")
+    for command in (["train", "--out", "p.onnx"], ["tune", "--out", "p.onnx"], ["compare"]):
+        assert f"{len(lines)} rows hold {len(different)} measurements" in (refused := error_of(esm(*command, code=2)))
+        assert "take --split blocks" in refused
+    by_blocks = ["--split", "blocks", "--surrogate", "linear", "--json"]
+    assert json.loads(esm("train", "--out", "p.onnx", *by_blocks).stdout)["overall"]["count"] == len(lines)
+    compared = json.loads(esm("compare", *by_blocks, "--seeds", 1, "--sizes", 100).stdout)
+    assert compared["results"][0]["seeds"] == 1

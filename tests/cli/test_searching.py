@@ -247,6 +247,8 @@ def test_measuring_takes_the_predictors_place(there: Run, tmp_path: Path) -> Non
         (["--measure", "--runtime", "dry", "--budget", 1], "Expected --space beside --measure"),
         (["--measure", "--space", "tiny.toml", "--budget", 1], "Expected --runtime"),
         (["--measure", "--space", "tiny.toml", "--budget", 1, "--verify", 1], "expected --verify with --predictor"),
+        (["--measure", "--space", "tiny.toml", *ON_DRY, "--budget", 1, "--bound", "upper"], "expected --bound with"),
+        (["--predictor", "latency.onnx", "--budget", 1, *ON_DRY], "nothing is measured on --runtime"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(there: Run, arguments: list[object], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -115,3 +116,15 @@ def test_without_ray_it_says_what_to_install(esm: Run, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "Ray Tune is needed" in (message := error_of(esm(*TUNE, "--ray", code=2)))
     assert "pip install 'esm-onnx[ray]', or leave out --ray" in message
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_address_at_which_nothing_answers_is_told_at_once(esm: Run) -> None:
+    """Ray by itself asks on for minutes."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and does not listen
+        for address in ("127.0.0.1:{}", "ray://127.0.0.1:{}"):
+            address = address.format(deaf.getsockname()[1])
+            told = error_of(esm(*TUNE, "--ray", address, code=1))
+            assert told.startswith(f"error: nothing answers at {address} (")
+    assert "nothing answers at here:70000" in error_of(esm(*TUNE, "--ray", "here:70000", code=1))

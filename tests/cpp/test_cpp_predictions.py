@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cpp.programs import OFA, Programs, drawn, predictor_file
+from cpp.programs import ELASTIC, OFA, Programs, drawn, predictor_file
 from onnx import helper, numpy_helper
 from prediction.made_up import rows
 from prediction.predictors import KINDS, file_of, thousand
+from prediction.test_table_of_layers import EXTRACT, written
 
 from esm_onnx.architectures import to_json
+from esm_onnx.measurement.importers_lut import read_lookup_table
 from esm_onnx.measurement.quantities import ENERGY
 from esm_onnx.prediction.loaded import LoadedPredictor
 from esm_onnx.testing import tiny_space
@@ -61,6 +63,26 @@ def test_predict_prints_what_python_predicts(plain: Programs, path: Path) -> Non
     assert done.returncode == 2
     assert done.stdout.count(b"energy_mj") == 1
     assert done.stderr.startswith(b"line 3: network: resolution is 1, expected one of")
+
+
+def test_a_lookup_table_promises_no_bounds(programs: Programs, path: Path) -> None:
+    """Its self-test has infinite ones, which JSON calls null."""
+    loaded = written(read_lookup_table(EXTRACT[0]), ELASTIC, path)
+    architectures = drawn(loaded.space, 20)
+    latency_ms, lower, upper = programs.predict(path, rows(loaded.space, architectures), batch=20)
+    np.testing.assert_allclose(latency_ms, loaded.predict(rows(loaded.space, architectures))[0], rtol=1e-6)
+    assert (lower == 0).all()
+    assert np.isposinf(upper).all()
+    assert len(programs.lines("search", path, "--budget", 1000, "--generations", 3, "--top", 2)) == 2
+    done = programs.run("search", path, "--budget", 1000, "--generations", 3, "--bound", "upper")
+    assert done.returncode == 1
+    assert b"none within the budget: the least upper_ms found is inf" in done.stderr
+
+
+def test_predict_writes_an_infinite_bound_as_null(plain: Programs, path: Path) -> None:
+    loaded = written(read_lookup_table(EXTRACT[0]), ELASTIC, path)
+    found = plain.answers("predict", path, given=[to_json(loaded.space, each) for each in drawn(loaded.space, 3)])
+    assert {(each["lower_ms"], each["upper_ms"]) for each in found} == {(0.0, None)}
 
 
 def test_bench_times_the_predictor_and_its_layers(plain: Programs, path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from esm_onnx.architectures import Architecture, Options, divide, find_space, sample, to_genome
 from esm_onnx.errors import InputError
+from esm_onnx.prediction.comparison_fit import shuffled
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.lint import lint, rows_of_genomes
 from esm_onnx.prediction.splits import SPLITS, demand_apart, folds_of, held_out_of
@@ -52,6 +53,23 @@ def test_networks_of_the_same_blocks_are_never_torn_apart(count: int, seed: int)
     assert 0 < outside.sum() < len(dataset)
 
 
+@given(st.integers(5, 100), st.integers(0, 2**32 - 1))
+def test_a_comparison_by_blocks_tears_none_apart(test: int, seed: int) -> None:
+    dataset = repeated(30, cached=False)
+    known, unseen = shuffled(dataset, test, seed, "blocks")
+    assert not set(blocks_of(known)) & set(blocks_of(unseen))
+    assert len(known) == len(dataset) - test
+    assert test - len(RESOLUTIONS) < len(unseen) <= test  # less the rest of the network that the end falls into
+    rows = [part.genomes.tobytes() for part in shuffled(dataset, test, seed)]
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    assert rows == [dataset.genomes[order[:-test]].tobytes(), dataset.genomes[order[-test:]].tobytes()]
+
+
+def test_rows_held_out_whose_blocks_are_all_trained_on_are_too_few() -> None:
+    with pytest.raises(InputError, match="all 1 measurements held out have the blocks of others"):
+        shuffled(repeated(30, cached=False), 1, 0, "blocks")
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_holds_out_some_rows_and_trains_on_others(split: str) -> None:
     dataset = repeated(40, cached=False)
@@ -84,8 +102,8 @@ def test_a_random_split_remembers_what_a_split_by_blocks_has_to_predict() -> Non
     """Latencies that have nothing to do with the blocks: who is judged honestly cannot know them."""
     cached = repeated(60, cached=True)
     rng = np.random.default_rng(3)
-    shuffled = {blocks: rng.uniform(10, 20) for blocks in sorted(set(blocks_of(cached)))}
-    latency = np.array([shuffled[blocks] for blocks in blocks_of(cached)])
+    drawn = {blocks: rng.uniform(10, 20) for blocks in sorted(set(blocks_of(cached)))}
+    latency = np.array([drawn[blocks] for blocks in blocks_of(cached)])
     noise = Dataset(SPACE, cached.genomes, latency, cached.target)
     accuracy = {
         split: train(noise, TrainSettings("tree", encoding="fcc-first", split=split))[1].overall.accuracy

@@ -28,7 +28,8 @@ HERE = Path(__file__).parents[1] / "data"
 PUBLIC = Path(__file__).parents[3] / "shared/data"
 OFA = find_space("ofa-mobilenetv3")
 EXTRACT = HERE / "ofa_lut_176.csv", HERE / "ofa_176.csv"
-WHOLE = PUBLIC / "ofa_lut/ofa_mbv3_note10_lut.csv.gz", PUBLIC / "syed_srinivasan_ofa/ofa.csv.gz"
+WHOLE = PUBLIC / "ofa_lut/ofa_mbv3_note10_lut.csv.gz"
+SUMS = {"ofa-mobilenetv3": "ofa", "compofa-fixed": "compofa_fixed", "compofa-elastic": "compofa_elastic"}
 
 
 def written(table: LookupTable, space: Space, path: Path) -> LoadedPredictor:
@@ -45,24 +46,26 @@ def genomes_of(space: Space, architectures: list[Architecture]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("table", "sums", "resolutions", "count"),
+    ("space", "table", "sums", "resolutions", "count"),
     [
-        (*EXTRACT, (176,), 20),
-        pytest.param(
-            *WHOLE,
-            tuple(range(160, 225, 4)),
-            10_000,
-            marks=pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"no {PUBLIC}"),
+        pytest.param(OFA, *EXTRACT, (176,), 20, id="extract"),
+        *(
+            pytest.param(
+                *(find_space(name), WHOLE, PUBLIC / f"syed_srinivasan_ofa/{file}.csv.gz"),
+                *(tuple(range(160, 225, 4)), 10_000),
+                marks=pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"no {PUBLIC}"),
+                id=name,
+            )
+            for name, file in SUMS.items()
         ),
     ],
-    ids=["extract", "whole"],
 )
 def test_the_file_predicts_the_published_sums(
-    table: Path, sums: Path, resolutions: tuple[int, ...], count: int, tmp_path: Path
+    space: Space, table: Path, sums: Path, resolutions: tuple[int, ...], count: int, tmp_path: Path
 ) -> None:
-    loaded = written(read_lookup_table(table), OFA, tmp_path / "p.onnx")
+    loaded = written(read_lookup_table(table), space, tmp_path / "p.onnx")
     assert loaded.space.network[0].options == resolutions
-    rows = list(read_table(sums, OFA, Reading(latency="note10_lut_ms")))
+    rows = list(read_table(sums, space, Reading(latency="note10_lut_ms")))
     found, lower, upper = loaded.predict(genomes_of(loaded.space, [row.architecture for row in rows]))
     assert len(found) == count
     np.testing.assert_allclose(found, [row.latency_ms for row in rows], rtol=5e-7)
