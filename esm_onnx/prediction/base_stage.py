@@ -13,13 +13,14 @@ Interpolation*).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm_onnx.prediction.linear import fit_nonnegative
+from esm_onnx.prediction.linear import Linear, fit_nonnegative
 from esm_onnx.prediction.robust import Folds, out_of_fold, trust_in
 from esm_onnx.prediction.surrogate import Matrix, Nodes, Vector
 
@@ -144,3 +145,41 @@ def average_by_evidence(x: Matrix, z: Vector) -> Vector:
     shares = np.exp(np.array(evidence) - max(evidence))
     weights: Vector = shares @ np.array(found) / shares.sum()
     return weights
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What bases know beyond their own arithmetic, as a share of the latency: share · ridge(p_b / (Σ w c + rest) − 1).
+
+    A tile that is wasted on one GPU is wasted on another, too, and no sum over the graph says so.
+
+    Attributes:
+        explained: of each base.
+        linear: of the deviations, [bases].
+        share: with which the correction enters.
+    """
+
+    explained: tuple[Explained, ...]
+    linear: Linear
+    share: float
+    name: str = "detail"
+
+    def predict(self, predicted: Matrix, x: Matrix) -> NDArray[np.float32]:
+        """[n], of what the bases predict [n, bases] and of the sums [n, columns]."""
+        return np.asarray(self.share * self.linear.predict(deviations(self.explained, predicted, x)), np.float32)
+
+    def draw(self, graph: Nodes, bases: Sequence[str], x: str) -> str:
+        """The same in ONNX nodes, [batch, 1]; each of `bases` is [batch, 1]."""
+        parts = []
+        for i, (base, explained) in enumerate(zip(bases, self.explained, strict=True)):
+            sums = graph.linear(f"{self.name}.sums{i}", x, explained.weights[:, None], [explained.rest])
+            parts.append(graph.add("Div", f"{self.name}.ratio{i}", base, sums))
+        ratios = graph.join(f"{self.name}.ratios", dict.fromkeys(parts, 1)) if len(parts) > 1 else parts[0]
+        apart = graph.linear(f"{self.name}.apart", ratios, np.eye(len(parts)), [-1.0] * len(parts))
+        return graph.linear(f"{self.name}.share", self.linear.draw(graph, apart), [[self.share]])
+
+
+def deviations(explained: Sequence[Explained], predicted: Matrix, x: Matrix) -> Matrix:
+    """How far each base's prediction is from what explains it, as a share of that, [n, bases]."""
+    sums = np.column_stack([x @ each.weights + each.rest for each in explained])
+    return np.asarray(predicted / sums - 1, np.float64)

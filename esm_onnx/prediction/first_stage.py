@@ -52,7 +52,7 @@ class Verdict:
         rank: Spearman's rank correlation of its predictions with the measurements; None where either is constant.
         explained: share of the variance of the latencies' logarithms that it explains in rows it was not brought to
             this device with; negative where it says less than their mean.
-        error: relative root mean square error of the same.
+        error: relative root mean square error of the same, its error at home in it (`HOME`).
         weight: with which it enters the first stage.
         refused: why it does not; None where it does.
     """

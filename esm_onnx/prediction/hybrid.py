@@ -3,7 +3,8 @@
     latency = first(x) · (1 + counts(x)) · (1 + networks(x))
 
 1. `first`: linear regression on the sums over the subnet's graph (the encoding `cost`, see `cost_stage`). Where
-   predictors of other devices stand beside it, they are mixed in (`first_stage`).
+   predictors of other devices stand beside it, they are mixed in (`first_stage`), and what they know beyond their own
+   arithmetic follows (`base_stage.Detail`).
 2. `counts`: ridge regression of the relative residual on the columns of another encoding.
 3. `networks`: the mean of a few MLPs on these columns, for the residual that is left.
 
@@ -22,12 +23,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from esm_onnx.prediction.base_stage import explain
+from esm_onnx.prediction.base_stage import Detail, deviations, explain
 from esm_onnx.prediction.first_stage import FirstStage, Known, fit_first
 from esm_onnx.prediction.linear import Linear, fit_ridge
 from esm_onnx.prediction.robust import Folds, out_of_fold
 from esm_onnx.prediction.surrogate import Examples, Fitted, Matrix, Nodes, Regressor, Vector
 
+DETAIL_STRENGTHS = np.logspace(-3, 5, 17)
 COUNT_STRENGTHS = np.logspace(-1, 5, 13)
 LEAST_FOR_COUNTS, LEAST_FOR_NETWORKS = 40, 200
 """Rows below which a stage was never confirmed: it is not tried, which saves its time."""
@@ -85,18 +87,22 @@ class Hybrid:
         first: gives ms.
         least_ms: what `first` is raised to where it falls below.
         corrections: of the later stages that were confirmed: what each adds to 1, as a share of the latency.
+        detail: the same of what bases know beyond their arithmetic, before the others; None where it was not confirmed.
     """
 
     layout: Layout
     first: FirstStage
     least_ms: np.float32
     corrections: tuple[Regressor, ...]
+    detail: Detail | None = None
     name: str = "hybrid"
 
     def predict(self, x: Matrix) -> NDArray[np.float32]:
         """Latencies in ms, [n]."""
         bases, head, rest = self.layout.parts(x)
         latency = np.maximum(self.first.predict(bases, head), self.least_ms)
+        if self.detail is not None:
+            latency = latency * (1 + self.detail.predict(bases, head))
         for correction in self.corrections:
             latency = latency * (1 + correction.predict(rest))
         return latency.astype(np.float32)
@@ -106,6 +112,9 @@ class Hybrid:
         bases, head, rest = self.layout.draw(graph, x)
         least = graph.floats("hybrid.least", self.least_ms)
         latency = graph.add("Clip", "hybrid.first", self.first.draw(graph, bases, head), least)
+        if self.detail is not None:
+            factor = graph.linear("hybrid.factor", self.detail.draw(graph, bases, head), [[1.0]], [1.0])
+            latency = graph.add("Mul", "hybrid.detail", latency, factor)
         for i, correction in enumerate(self.corrections, 2):
             factor = graph.linear(f"hybrid.factor{i}", correction.draw(graph, rest), [[1.0]], [1.0])
             latency = graph.add("Mul", f"hybrid.stage{i}", latency, factor)
@@ -142,6 +151,7 @@ def fit_hybrid(examples: Examples, folds: Folds) -> Fitted:
     ]
     first = fit_first(head, y, folds, least_ms, predicted, known)
     unseen, trust = first.out_of_fold, first.trust
+    detail, unseen = _fit_detail(known, predicted, head, y, unseen, trust, folds)
     corrections: list[Regressor] = []
     for least, fit_stage in ((LEAST_FOR_COUNTS, _fit_counts), (LEAST_FOR_NETWORKS, _fit_networks)):
         if len(y) < least:
@@ -152,7 +162,7 @@ def fit_hybrid(examples: Examples, folds: Folds) -> Fitted:
         if share > 0:
             corrections.append(Mean((stage,), share, f"stage{len(corrections) + 2}"))
             unseen = unseen * (1 + share * correction)
-    hybrid = Hybrid(layout, first.stage, np.float32(least_ms), tuple(corrections))
+    hybrid = Hybrid(layout, first.stage, np.float32(least_ms), tuple(corrections), detail)
     return Fitted(hybrid, unseen)
 
 
@@ -165,6 +175,25 @@ def confirmed_share(correction: Vector, residual: Vector, weights: Vector) -> fl
     share = float(weights @ (correction * residual)) / size
     error = np.sqrt(float((weights * correction) ** 2 @ (residual - share * correction) ** 2)) / size
     return float(np.clip(share - DOUBT * error, 0, 1))
+
+
+def _fit_detail(
+    known: Sequence[Known], predicted: Matrix, head: Matrix, y: Vector, unseen: Vector, trust: Vector, folds: Folds
+) -> tuple[Detail | None, Vector]:
+    """What bases know beyond their arithmetic, where it is confirmed, and what is then predicted out of fold."""
+    if not known or len(y) < LEAST_FOR_COUNTS:
+        return None, unseen
+    explained, residual = tuple(base.explained for base in known), y / unseen - 1
+    apart = deviations(explained, predicted, head)
+
+    def fit(part: Matrix, rows: NDArray[np.bool_]) -> Linear:
+        return fit_ridge(part, residual[rows], DETAIL_STRENGTHS, trust[rows], name="detail")
+
+    correction = out_of_fold(fit, apart, folds)
+    share = confirmed_share(correction, residual, trust)
+    if share <= 0:
+        return None, unseen
+    return Detail(explained, fit(apart, np.ones(len(y), bool)), share), unseen * (1 + share * correction)
 
 
 def _fit_counts(x: Matrix, residual: Vector, trust: Vector, folds: Folds, _seed: int) -> tuple[Regressor, Vector]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from esm_onnx.architectures import Architecture, Bins, Space, sample, to_genome
+from esm_onnx.architectures import Architecture, Bins, Space, extend, left_in_bins, to_genome
 from esm_onnx.errors import InputError
 from esm_onnx.prediction.base import Base, check_bases
 from esm_onnx.prediction.encodings import find_encoding
@@ -46,13 +46,18 @@ def suggest(
     if not bases:
         raise InputError("no base, expected a predictor of another device")
     check_bases(bases, space, bases[0].loaded.quantity.field)
-    strategy = "random" if space.size <= POOL else "balanced"
-    drawn = sample(space, min(POOL, space.size), strategy=strategy, rng=rng, bins=bins)
+    drawn = _pool(space, bins, rng)
     pool = [architecture for architecture in drawn if architecture not in set(measured)]
     if len(pool) < count:
         raise InputError(f"{count} architectures to suggest, expected at most the {len(pool)} not measured yet")
     genomes = np.array([to_genome(space, architecture) for architecture in (*pool, *measured)], np.int64)
     return [pool[i] for i in suggest_among(space, bases, genomes, count, measured=len(measured))]
+
+
+def _pool(space: Space, bins: Bins, rng: Random) -> list[Architecture]:
+    """Evenly from the bins; of a bin that has no more, all."""
+    left = left_in_bins(space, bins, ())
+    return extend(space, [min(count, POOL // len(bins)) for count in left], bins=bins, rng=rng)
 
 
 def suggest_among(

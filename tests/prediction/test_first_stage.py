@@ -10,7 +10,7 @@ from prediction.test_base_stage import KINDS, REST, TRUE, folds_of, work
 
 from esm_onnx.prediction.base_stage import Shifted, explain
 from esm_onnx.prediction.cost_stage import fit_cost
-from esm_onnx.prediction.first_stage import LEAST_WEIGHT, FirstStage, FittedFirst, fit_first
+from esm_onnx.prediction.first_stage import HOME, LEAST_WEIGHT, FirstStage, FittedFirst, Known, fit_first
 from esm_onnx.prediction.linear import Linear
 from esm_onnx.prediction.surrogate import Nodes
 
@@ -23,9 +23,9 @@ def new_device(rows: int, seed: int = 0, noise: float = 0.02) -> tuple[np.ndarra
     return x, (0.5 + x @ OTHER) * (1 + noise * np.random.default_rng(seed).standard_normal(rows))
 
 
-def mixed_with(x: np.ndarray, y: np.ndarray, *predicted: np.ndarray) -> FittedFirst:
+def mixed_with(x: np.ndarray, y: np.ndarray, *predicted: np.ndarray, home: float = 0.0) -> FittedFirst:
     """The first stage, with bases that predict this of these rows."""
-    known = [(f"device {i}", explain(p, x)) for i, p in enumerate(predicted)]
+    known = [Known(f"device {i}", explain(p, x), home) for i, p in enumerate(predicted)]
     return fit_first(x, y, folds_of(len(y)), 1e-3 * float(np.median(y)), np.column_stack(predicted), known)
 
 
@@ -87,6 +87,18 @@ def test_parts_count_by_their_errors_to_the_power_of_half_the_rows(rows: int) ->
     first = verdicts[0]
     for verdict in verdicts[1:]:
         assert verdict.weight / first.weight == pytest.approx((verdict.error / first.error) ** (-rows / 2))
+
+
+def test_a_base_that_is_bad_at_home_counts_less_with_few_rows() -> None:
+    """Its error there counts as so many rows."""
+    for rows in (5, 200):
+        x, y = new_device(rows)
+        (plain,), (doubted,) = (mixed_with(x, y, like(x), home=home).stage.verdicts for home in (0.0, 0.2))
+        mean_square = (rows * plain.error**2 + HOME * 0.2**2) / (rows + HOME)
+        assert doubted.error == pytest.approx(mean_square**0.5)
+        assert doubted.weight < 0.5 * plain.weight
+    x, y = new_device(5)
+    assert mixed_with(x, y, like(x), home=1e-9).stage.verdicts == mixed_with(x, y, like(x)).stage.verdicts
 
 
 def test_a_base_counts_less_the_more_is_measured() -> None:
