@@ -39,3 +39,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def cache_folder() -> Path:
+    """The user's cache of weights, made where it is absent."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(root) if root else Path.home() / ".cache") / "esm-onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -162,6 +162,9 @@ class Dry(Runtime):
     def counters(self) -> Counters:
         return Counters(switches=self._surroundings.switches)
 
+    def state(self) -> dict[str, float]:
+        return {}
+
     def energy_counter(self) -> EnergyCounter:
         return EnergyCounter("formula", lambda: self._energy_mj, window_s=0.0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import re
 import subprocess
 import tempfile
@@ -24,11 +23,10 @@ except ModuleNotFoundError:
     raise ImportError("ncnn is not installed: pip install 'esm-onnx[ncnn]'") from None
 
 from esm_onnx.errors import InputError, WorkError
+from esm_onnx.measurement.processor import processor_facts
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings
 from esm_onnx.measurement.scratch import scratch
 from esm_onnx.measurement.target import Fact
-
-from .ort_cpu import processor
 
 # Only its executable is needed: the package around it imports torch.
 _PNNX = importlib.util.find_spec("pnnx")
@@ -65,9 +63,7 @@ class Ncnn(Runtime):
 
     def facts(self) -> Mapping[str, Fact]:
         return {
-            "device": processor(),
-            "machine": platform.machine(),
-            "cores": os.cpu_count() or 1,
+            **processor_facts(),
             "ncnn": ncnn.__version__,
             "pnnx": importlib.metadata.version("pnnx"),
             "threads": self.settings.threads,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +10,9 @@ from typing import Any
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.inputs import Arrays
+from esm_onnx.measurement.processor import processor_facts
 from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
-
-from .ort_cpu import processor
 
 _TELEMETRY = "openvino_telemetry"
 try:
@@ -71,10 +68,8 @@ class OpenVino(Runtime):
     def facts(self) -> Mapping[str, Fact]:
         driver = next((name for name in self._property("SUPPORTED_PROPERTIES") if name.endswith(DRIVER)), None)
         return {
-            # of a CPU by the name that other runtimes give it
-            "device": processor() if self._device == CPU else self._property("FULL_DEVICE_NAME"),
-            "machine": platform.machine(),
-            "cores": os.cpu_count() or 1,
+            **processor_facts(),  # a CPU has the name that other runtimes give it
+            **({} if self._device == CPU else {"device": self._property("FULL_DEVICE_NAME")}),
             "openvino": openvino.__version__,
             "threads": self.settings.threads,
             "arithmetic": self._property("INFERENCE_PRECISION_HINT").to_string(),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import onnxruntime
 
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.inputs import Arrays, random_inputs
+from esm_onnx.measurement.processor import processor_facts
 from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
 
@@ -42,9 +41,7 @@ class OrtCpu(Runtime):
 
     def facts(self) -> Mapping[str, Fact]:
         return {
-            "device": processor(),
-            "machine": platform.machine(),
-            "cores": os.cpu_count() or 1,
+            **processor_facts(),
             "onnxruntime": onnxruntime.__version__,
             "threads": self.settings.threads,
             **({} if self.is_on("spinning") else {"spinning": "off"}),
@@ -93,14 +90,3 @@ def kernel_times(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, fl
         durations_us = [kernels[run * count + place]["dur"] for run in range(runs // 2, runs)]
         times[name] = float(np.median(durations_us)) / 1e3
     return times
-
-
-def processor() -> str:
-    """What the CPU, or the board it sits on, calls itself."""
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        return board.read_text().strip("\0\n ")
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +14,10 @@ except ImportError:
     raise ImportError("torch is not installed: pip install 'esm-onnx[torch]'") from None
 
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.processor import processor_facts
 from esm_onnx.measurement.runtime import Inference, Runtime, RuntimeSettings
 from esm_onnx.measurement.target import Fact
 
-from .ort_cpu import processor
 from .torch_graph import LayerTimer, compiled, drop_weights, read_graph
 
 
@@ -37,9 +35,7 @@ class TorchCpu(Runtime):
 
     def facts(self) -> Mapping[str, Fact]:
         return {
-            "device": processor(),
-            "machine": platform.machine(),
-            "cores": os.cpu_count() or 1,
+            **processor_facts(),
             "torch": str(torch.__version__),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": self.settings.threads,

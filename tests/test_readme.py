@@ -1,4 +1,4 @@
-"""What the README shows works as written."""
+"""What the README and the pages in docs show works as written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from esm_onnx.cli import commands
 README = Path(__file__).parents[1] / "README.md"
 if not README.is_file():
     pytest.skip("the README is not installed with the package", allow_module_level=True)
-TEXT = README.read_text()
+PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+SHOWN = re.compile(r"^(?:docker run .* esm-onnx:\w+|esm-onnx) (.*)$", re.MULTILINE)
+"""A command on a line of its own, here or in a container."""
 
 
-def blocks(language: str) -> list[str]:
-    every = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: Path = README) -> list[str]:
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [text for name, text in every if name == language]
 
 
@@ -48,9 +50,9 @@ def test_the_toml_space_is_read(tmp_path: Path) -> None:
 
 
 def shown() -> list[list[str]]:
-    """Every `esm-onnx …` line, as its arguments."""
-    lines = [line for block in blocks("") for line in block.splitlines() if line.startswith("esm-onnx ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    """The arguments of every `esm-onnx …` on every page."""
+    found = [SHOWN.findall(block) for page in PAGES for block in blocks("", page)]
+    return [shlex.split(arguments, comments=True) for block in found for arguments in block]
 
 
 @pytest.mark.parametrize("arguments", shown(), ids=" ".join)

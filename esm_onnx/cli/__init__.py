@@ -19,6 +19,7 @@ from esm_onnx.cli.comparing import compare
 from esm_onnx.cli.data import data
 from esm_onnx.cli.doctoring import doctor
 from esm_onnx.cli.exporting import cost, export
+from esm_onnx.cli.fleeting import fleet
 from esm_onnx.cli.measuring import profile, runtimes, time_files
 from esm_onnx.cli.predicting import evaluate, predict, train
 from esm_onnx.cli.searching import search
@@ -46,6 +47,7 @@ for command in (
     cost,
     doctor,
     profile,
+    fleet,
     time_files,
     data,
     train,

@@ -12,10 +12,11 @@ import click
 
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.architectures.sampling import STRATEGIES
-from esm_onnx.cli.measuring import profiler
+from esm_onnx.cli.fleeting import measuring_on
 from esm_onnx.cli.options import (
     OUT,
     SHARE,
+    fleet_option,
     json_option,
     measuring_options,
     quantities_option,
@@ -70,6 +71,7 @@ loop_options = together(
 @training_options
 @runtime_option
 @measuring_options
+@fleet_option
 @quantities_option("What to measure; the first is predicted. The latency always is measured.")
 @seed_option()
 @click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
@@ -90,13 +92,13 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
     history: list[Round] = []
     ended: ThresholdNotMet | None = None
     with Store(store_path) as store, progress_bar("measuring") as report:
-        with profiler(space, store, report, **options) as measurer:
+        with measuring_on(space, store, report, **options) as (target, profile):
 
             def measure(architectures: Sequence[Architecture]) -> None:
-                measurer.profile(architectures, enough=lambda: minutes_since(start) >= (plan.max_minutes or math.inf))
+                profile(architectures, enough=lambda: minutes_since(start) >= (plan.max_minutes or math.inf))
 
             def dataset(architectures: Sequence[Architecture]) -> Dataset:
-                return assemble(store, space, measurer.target, only=architectures, quantity=quantity)
+                return assemble(store, space, target, only=architectures, quantity=quantity)
 
             try:
                 for turn in rounds(space, plan, measure, dataset):

@@ -26,6 +26,7 @@ LEFT_OUT = (
     "preset",
     "runtime_names",
     "layers",
+    "fleet",
     "blocks",
     "space",
     "as_json",

@@ -13,12 +13,12 @@ import click
 import numpy as np
 import onnx
 
-from esm_onnx.architectures import Space, read_architectures, to_json
+from esm_onnx.architectures import Architecture, Space, read_architectures, to_json
 from esm_onnx.architectures.blocks import block_space, table_entries
 from esm_onnx.cli.layering import print_layers, time_layers
 from esm_onnx.cli.options import (
     FILE,
-    cache_folder,
+    fleet_option,
     json_option,
     measuring_options,
     quantities_option,
@@ -31,6 +31,7 @@ from esm_onnx.cli.presets import preset_option
 from esm_onnx.cli.printing import FEW, print_json, print_table, progress_bar
 from esm_onnx.errors import EsmError, InputError, WorkError
 from esm_onnx.export import ExportSettings
+from esm_onnx.files import cache_folder
 from esm_onnx.measurement.estimate import relative_error, trimmed_mean
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import relative_std
@@ -77,6 +78,7 @@ def runtimes(as_json: bool) -> None:
     help="Name or alias; `esm-onnx runtimes` lists them. Several take turns, subnet by subnet.",
 )
 @measuring_options
+@fleet_option
 @quantities_option("What to measure; the latency always is.")
 @seed_option()
 @json_option()
@@ -87,6 +89,7 @@ def profile(
     layers: bool,
     store_path: Path,
     runtime_names: tuple[str, ...],
+    fleet: str | None,
     as_json: bool,
     **measuring: Any,
 ) -> None:
@@ -98,6 +101,11 @@ def profile(
     chosen = table_entries(space) if architectures is None else read_architectures(architectures, space)
     space = block_space(space) if blocks else space
     names = distinct(runtime_names)
+    if fleet is not None:
+        if layers or len(names) > 1:
+            raise click.UsageError("a fleet measures latencies on one runtime, expected no --layers and one --runtime")
+        _profile_on_fleet(space, chosen, store_path, as_json, {**measuring, "fleet": fleet, "runtime": names[0]})
+        return
     with Store(store_path) as store, progress_bar("measuring") as report, ExitStack() as kept:
         measurers = [
             kept.enter_context(profiler(space, store, told_by(name, report, len(names)), runtime=name, **options))
@@ -110,8 +118,25 @@ def profile(
     done = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
     _print_outcomes(done, space, store_path, as_json, many=len(names) > 1)
     _raise_errors({name: e for name, e in zip(names, outcomes, strict=True) if isinstance(e, EsmError)}, names)
-    if any(outcome.failures and not outcome.measured + outcome.already_measured for outcome in done):
+    _demand_any(done)
+
+
+def _demand_any(outcomes: Sequence[Outcome]) -> None:
+    if any(outcome.failures and not outcome.measured + outcome.already_measured for outcome in outcomes):
         raise WorkError("no architecture could be measured")
+
+
+def _profile_on_fleet(
+    space: Space, chosen: Sequence[Architecture], store_path: Path, as_json: bool, measuring: Mapping[str, Any]
+) -> None:
+    from esm_onnx.cli.fleeting import demand_all, opened_fleet  # which imports from here
+
+    with Store(store_path) as store, progress_bar("measuring") as report:
+        with opened_fleet(space, store, report, **measuring) as devices:
+            outcome = devices.profile(chosen)
+    _print_outcomes(outcome.outcomes, space, store_path, as_json, many=True)
+    demand_all(outcome)
+    _demand_any([each for each in outcome.outcomes if not outcome.lost])
 
 
 def _raise_errors(errors: Mapping[str, EsmError], names: Sequence[str]) -> None:
@@ -176,6 +201,8 @@ def protocol_of(measuring: Mapping[str, Any]) -> Protocol:
 def runtime_settings(measuring: Mapping[str, Any]) -> RuntimeSettings:
     """The runtime's settings that the measuring options describe."""
     switches = {name: measuring[name] for name in SWITCHES if measuring[name] is not None}
+    if isinstance(measuring["device"], tuple):
+        raise click.UsageError(f"{len(measuring['device'])} devices, expected one, or --fleet")
     named = ("device", "threads", "precision", "seed")
     return RuntimeSettings(**{name: measuring[name] for name in named if name in measuring}, switches=switches)
 

@@ -173,8 +173,27 @@ switch_options = tuple(
 
 runtime_option = click.option("--runtime", required=True, help="Name or alias; `esm-onnx runtimes` lists them.")
 
+fleet_option = click.option(
+    "--fleet",
+    metavar="auto|ADDRESS",
+    help="Measure on the devices of a Ray cluster: the running one, that at ADDRESS, or one of this machine alone.",
+)
+
+
+def _one_or_all(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> str | tuple[str, ...] | None:
+    """A fleet has several devices; all others have one."""
+    return given[0] if len(given) == 1 else given or None
+
+
 measuring_options = together(
-    click.option("--device", help="Device, in the runtime's own words.  [default: its first]"),
+    click.option(
+        "--device",
+        multiple=True,
+        callback=_one_or_all,
+        help="Device, in the runtime's own words; with --fleet NAME[=DEVICE], once a kind.  [default: its first]",
+    ),
     click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of one inference."),
     click.option("--precision", default="fp32", help="Number format."),
     *switch_options,
@@ -212,11 +231,3 @@ measuring_options = together(
     click.option("--folder", type=FOLDER, help="Where subnets and weights are written.  [default: the user's cache]"),
 )
 """What decides how `profile` and `build` measure."""
-
-
-def cache_folder() -> Path:
-    """The user's cache of weights, made where it is absent."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(root) if root else Path.home() / ".cache") / "esm-onnx"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -15,6 +15,7 @@ from esm_onnx.cli.linting import examine
 from esm_onnx.cli.options import OUT, SHARE, json_option, seed_option, space_option, store_option
 from esm_onnx.cli.predicting import print_evaluation, target_option
 from esm_onnx.cli.printing import print_json, print_table, progress_bar
+from esm_onnx.cluster import HERE
 from esm_onnx.measurement.session import Progress
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble, choose
@@ -24,9 +25,6 @@ from esm_onnx.prediction.training import TrainSettings
 
 if TYPE_CHECKING:  # which need torch
     from esm_onnx.prediction.tuning import Outcome, Tuned
-
-HERE = "local"
-"""In place of an address, as in `tuning_ray`."""
 
 
 @click.command()

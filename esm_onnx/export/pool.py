@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ CHUNK = 1 << 18
 
 SAMPLE = 64
 """Values at the start of a chunk that are compared with what they should be."""
+
+FILE = re.compile(r"pool-(\d{1,20})-(positive|\d{1,3})\.f(32|16)")
+"""What `Section.file` gives."""
 
 FILE_LIMIT = 2**31 - 2**20
 """Bytes of weights that fit into one ONNX file: protobuf ends at 2 GiB."""
@@ -152,6 +156,29 @@ def grow(folder: Path, seed: int, ends: Mapping[Section, int], precision: str = 
                 file.flush()
                 os.fsync(handle)
             _compare(handle, path, seed, section, {0, (end - 1) // CHUNK}, kind)
+
+
+def grow_for(folder: Path, model: onnx.ModelProto) -> None:
+    """Makes the pool in `folder` as long as a subnet needs that was written elsewhere; such a file travels alone.
+
+    Raises:
+        InputError: it refers to something else than a pool, or as `grow`.
+    """
+    ends: dict[tuple[int, str], dict[Section, int]] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        found = FILE.fullmatch(place["location"])
+        if found is None:
+            raise InputError(f"weights in {place['location']!r}, expected the weight pool: a subnet of esm-onnx")
+        precision = f"fp{found[3]}"
+        section = POSITIVE if found[2] == POSITIVE.name else signed(int(found[2]))
+        of_file = ends.setdefault((int(found[1]), precision), {})
+        end = (int(place["offset"]) + int(place["length"])) // KINDS[precision].itemsize
+        of_file[section] = max(end, of_file.get(section, 0))
+    for (seed, precision), needed in ends.items():
+        grow(folder, seed, needed, precision)
 
 
 def _compare(

@@ -14,7 +14,7 @@ from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.record import Calibration
 from esm_onnx.measurement.timing import SPEED_RANGE, Timing
-from esm_onnx.measurement.worker import Lost, Worker
+from esm_onnx.measurement.worker import Lost, Measurer
 
 CALIBRATION_RUNS = 100
 """Runs of each subnet, in each pass, beside which the calibration subnet is timed: five blocks."""
@@ -23,7 +23,7 @@ PASSES = 2
 
 
 def establish(
-    worker: Worker, architecture: Architecture, subnet: Path, beside: Iterable[Path], protocol: Protocol, at: float
+    worker: Measurer, architecture: Architecture, subnet: Path, beside: Iterable[Path], protocol: Protocol, at: float
 ) -> Calibration:
     """Times the calibration subnet beside others, again where no run of it was clean.
 

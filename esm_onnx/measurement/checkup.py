@@ -21,10 +21,10 @@ from esm_onnx.measurement.doctor import Advice, advise
 from esm_onnx.measurement.machine import ProcessLoad, Share, busiest, read_machine, read_processes, read_usage
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import noise_floor
-from esm_onnx.measurement.record import REFERENCE, Measurement
+from esm_onnx.measurement.record import REFERENCE, Measurement, as_measurement
 from esm_onnx.measurement.references import choose_calibration, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
-from esm_onnx.measurement.session import as_measurement, written_for
+from esm_onnx.measurement.session import written_for
 from esm_onnx.measurement.worker import Lost, Worker
 
 IDLE_S = 2.0

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import IntFlag
 from pathlib import Path
 
+from esm_onnx.measurement.machine import pi_throttle_files
 from esm_onnx.measurement.nvml import Gpu
 
 REFRESH_NS = 10_000_000
@@ -133,7 +134,7 @@ class HostCounters:
         self._throttlings = [
             p for c in sorted(cores) for name in counts if (p := cpu / f"cpu{c}/thermal_throttle/{name}").exists()
         ]
-        self._throttled = root / "sys/devices/platform/soc/soc:firmware/get_throttled"
+        self._throttled = next(iter(pi_throttle_files(root)), None)
         self._slow = Counters()
         self._next_ns = 0
 
@@ -163,9 +164,9 @@ class HostCounters:
         self._next_ns = end + max(REFRESH_NS, round((end - start) / REFRESH_SHARE))
 
 
-def _number(path: Path, base: int = 10) -> int | None:
+def _number(path: Path | None, base: int = 10) -> int | None:
     try:
-        return int(path.read_text().strip(), base)
+        return None if path is None else int(path.read_text().strip(), base)
     except (OSError, ValueError):
         return None
 

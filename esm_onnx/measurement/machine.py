@@ -250,7 +250,9 @@ def busiest(earlier: Processes, later: Processes, *, ignore: Collection[int] = (
 
 
 def _processor(root: Path) -> str | None:
-    return _text(root / "proc/device-tree/model") or _fields(root / "proc/cpuinfo", ":").get("model name") or None
+    info = _fields(root / "proc/cpuinfo", ":")
+    # Inside a container the device tree is hidden, and a Raspberry Pi's kernel repeats the model below its cores.
+    return _text(root / "proc/device-tree/model") or info.get("Model") or info.get("model name") or None
 
 
 def _hypervisor(root: Path) -> bool | None:
@@ -290,8 +292,13 @@ def _quota(group: Path) -> float | None:
     return numbers[0] / numbers[1] if len(words) == len(numbers) == 2 else None
 
 
+def pi_throttle_files(root: Path) -> list[Path]:
+    """Where a Raspberry Pi's firmware reports its throttling; empty on other machines."""
+    return sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"))
+
+
 def _pi_throttle(root: Path) -> PiThrottle | None:
-    for file in (root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"):
+    for file in pi_throttle_files(root):
         text = _text(file) or ""
         if re.fullmatch(r"(0x)?[0-9a-fA-F]{1,8}", text):
             return PiThrottle(int(text, 16))

@@ -9,7 +9,6 @@ from statistics import median
 
 from esm_onnx.measurement.energy import energy_per_inference_mj
 from esm_onnx.measurement.memory import peak_memory_bytes
-from esm_onnx.measurement.nvml import find_gpu
 from esm_onnx.measurement.quantities import COPY, ENERGY, MEMORY, Unmeasurable, find_quantity
 from esm_onnx.measurement.runtime import Inference, Runtime
 
@@ -17,7 +16,7 @@ COPIES = 20
 
 
 class Meter:
-    """Measures what is asked for, the copies where a runtime does them apart, and the state of a GPU.
+    """Measures what is asked for, the copies where a runtime does them apart, and the state of the device.
 
     Args:
         asked: names of `QUANTITIES`; latency is none of its business.
@@ -29,7 +28,6 @@ class Meter:
     def __init__(self, runtime: Runtime, asked: Collection[str]) -> None:
         quantities = {find_quantity(name) for name in asked}
         self._runtime = runtime
-        self._gpu = find_gpu(runtime.gpu_index)
         self._clock = time.perf_counter_ns if runtime.device_clock else runtime.clock
         self._counter = runtime.energy_counter() if ENERGY in quantities else None
         self._memory = MEMORY in quantities
@@ -48,7 +46,7 @@ class Meter:
         Raises:
             Unmeasurable: the energy counter stands still.
         """
-        found = {} if self._gpu is None else self._gpu.state()
+        found = self._runtime.state()
         if isinstance(infer, Inference) and infer.copy is not None:
             found[COPY] = copy_ms(infer.copy, self._clock)
         if self._counter is not None:

@@ -49,9 +49,12 @@ COPY = "copy_ms"
 """Copies of inputs to a device and of outputs back: measured where a runtime does them apart, and never predicted."""
 GPU_STATE = ("gpu_clock_mhz", "gpu_power_state", "gpu_throttle_reasons", "gpu_processes")
 """What NVML says of a GPU right after the runs (`nvml.Gpu.state`)."""
+HOST_STATE = ("temperature_c", "pi_throttle")
+"""What this machine tells right after the runs, where its processors compute (`processor.processor_state`): its hottest
+place, and the bits of `PiThrottle`."""
 SPENT = (COPY, ENERGY.field, MEMORY.field)
 """What inference takes beside time."""
-BESIDE = (*SPENT, *GPU_STATE)
+BESIDE = (*SPENT, *GPU_STATE, *HOST_STATE)
 """What a measurement may hold beside its latency."""
 
 

@@ -13,7 +13,7 @@ from esm_onnx.architectures import Architecture
 from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.estimate import Values, relative_error, trimmed_mean
 from esm_onnx.measurement.quantities import LATENCY
-from esm_onnx.measurement.timing import LEAST_BLOCKS
+from esm_onnx.measurement.timing import LEAST_BLOCKS, Timing
 
 LEAST_CLEAN = 10
 """Clean runs that make a measurement, or half of the runs where that is fewer: an interval of fewer says little."""
@@ -179,3 +179,30 @@ class Failure:
     kind: str
     message: str
     started_at: float
+
+
+def as_measurement(
+    architecture: Architecture,
+    role: str,
+    timing: Timing,
+    calibration: Calibration | None,
+    started_at: float,
+    elapsed_s: float,
+) -> Measurement:
+    """The record of a timing; a calibration where it was paired."""
+    pairing = None
+    if calibration is not None:
+        beside_ms = tuple(beside / 1e6 for beside in timing.calibration_ns)
+        pairing = Pairing(beside_ms, calibration.nominal_ms, timing.calibrating_ns / 1e6)
+    runs_ms = tuple(run / 1e6 for run in timing.runs_ns)
+    return Measurement(
+        architecture,
+        role,
+        runs_ms,
+        started_at,
+        tuple(timing.dropped),
+        pairing,
+        elapsed_s=max(0.0, elapsed_s),
+        host_ms=tuple(waited / 1e6 for waited in timing.host_ns),
+        quantities=timing.quantities,
+    )

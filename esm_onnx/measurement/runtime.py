@@ -22,6 +22,7 @@ from esm_onnx.measurement.conditions import Counters, HostCounters
 from esm_onnx.measurement.energy import EnergyCounter, find_counter
 from esm_onnx.measurement.inputs import Arrays, random_inputs
 from esm_onnx.measurement.nvml import find_gpu
+from esm_onnx.measurement.processor import processor_state
 from esm_onnx.measurement.target import Fact
 
 GROUP = "esm_onnx.runtimes"
@@ -171,6 +172,16 @@ class Runtime(ABC):
             one_thread = self.on_cpu and self.gpu_index is None and self.settings.threads == 1
             self._host = HostCounters(one_thread=one_thread, gpu=find_gpu(self.gpu_index))
         return self._host()
+
+    def state(self) -> dict[str, float]:
+        """What the device tells of itself now, by the names of `GPU_STATE` or `HOST_STATE`: kept with what was timed.
+
+        NVML's of the GPU that `gpu_index` names; this machine's where its processors compute.
+        """
+        if self.gpu_index is not None:
+            gpu = find_gpu(self.gpu_index)
+            return {} if gpu is None else gpu.state()
+        return processor_state() if self.on_cpu else {}
 
     def energy_counter(self) -> EnergyCounter:
         """The counter of the energy that inference takes, asked for where energy is to be measured.

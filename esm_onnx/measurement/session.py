@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,19 +26,20 @@ from esm_onnx.export import ExportSettings, Subnet, export_facts, write_subnet
 from esm_onnx.export.settings import PRECISIONS
 from esm_onnx.export.writers import FAMILIES, export_of
 from esm_onnx.measurement.calibration import establish
+from esm_onnx.measurement.claims import Claims
 from esm_onnx.measurement.layers import times_by_block
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.quality import Quality, judge, level_of
-from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, Pairing
+from esm_onnx.measurement.quality import Quality
+from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, as_measurement
 from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
 from esm_onnx.measurement.scratch import scratch
 from esm_onnx.measurement.session_report import remarks
-from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
+from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
-from esm_onnx.measurement.timing import Timing
 from esm_onnx.measurement.turns import in_turn
-from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Worker
+from esm_onnx.measurement.verdict import BOARD, close_session, judge_session, open_sessions
+from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Measurer, Worker
 
 GREATEST_FAILURES = 2
 """After so many failures on one target an architecture is not attempted again, unless failures are to be retried."""
@@ -89,6 +91,13 @@ class Profiler:
         retry_failed: failures of earlier calls do not count.
         report: told of progress.
         clock: gives seconds since 1970.
+        worker: makes what measures.
+        board: which of several devices of one kind it is: its sessions, references and calibration are its own.
+        claims: shared with other devices: it measures what it can take of them.
+
+    Attributes:
+        target: where its records go.
+        own: a target of this board alone: where its calibration is kept.
     """
 
     def __init__(
@@ -105,12 +114,16 @@ class Profiler:
         retry_failed: bool = False,
         report: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
+        worker: Callable[..., Measurer] = Worker,
+        board: str | None = None,
+        claims: Claims | None = None,
     ) -> None:
         self.space, self.store, self.folder = space, store, folder
         self.settings = replace(settings or RuntimeSettings(), folder=str(folder))
         self.export = written_for(runtime, self.settings, export or ExportSettings())
         self.protocol = protocol or Protocol()
         self._report, self._clock = report, clock
+        self._board, self.claims = board, claims
         self._started = clock()
         self._retry_failed = retry_failed
         self.references = draw_references(space, self.protocol)
@@ -120,8 +133,7 @@ class Profiler:
                 self._write(self.references[0], "subnet")
             runtime = find_runtime(runtime).name
             memory, quantities = self.protocol.memory_bytes, self.protocol.quantities
-            worker = Worker(runtime, self.settings, memory_bytes=memory, quantities=quantities)
-            self.worker = kept.enter_context(worker)
+            self.worker = kept.enter_context(worker(runtime, self.settings, memory_bytes=memory, quantities=quantities))
             facts = {
                 **export_facts(space, self.export),
                 "runtime": runtime,
@@ -129,6 +141,7 @@ class Profiler:
                 "precision": self.settings.precision,
             }
             self.target = Target(name or f"{runtime} {facts['device']}", facts)
+            self.own = replace(self.target, name=f"{self.target.name} {board}") if board else self.target
             self._kept = kept.pop_all()
         self._narrow = self.export.precision != "fp32"
         self._calibration: Calibration | None = None
@@ -203,7 +216,12 @@ class Profiler:
             for failure in self.store.failures(self.space, self.target)
             if not self._retry_failed or failure.started_at >= self._started
         )
-        return [a for a in asked if a not in measured and attempts[a] < GREATEST_FAILURES]
+        open_to_us = [a for a in asked if self.claims is None or self.claims.is_open_to(a, self._board or "")]
+        return [a for a in open_to_us if a not in measured and attempts[a] < GREATEST_FAILURES]
+
+    def _taken(self, todo: Iterable[Architecture]) -> Iterator[Architecture]:
+        """Those that no other device has taken, each asked for when it is its turn."""
+        return (a for a in todo if self.claims is None or self.claims.take(a, self._board or ""))
 
     def _failures(self, asked: Sequence[Architecture]) -> dict[Architecture, Failure]:
         """The last failure of each architecture asked for that has one."""
@@ -221,13 +239,14 @@ class Profiler:
             session = self.store.open_session(self.space, self.target, provenance)
         before = {m.architecture for m in self.store.measurements(self.space, session=session) if m.role == SUBJECT}
         room = max(0, self.protocol.session_size - len(before))
-        subjects = [architecture for architecture in todo if architecture not in before][:room]
+        subjects = [architecture for architecture in todo if architecture not in before]
         done = len(asked) - len(todo) + len(before.intersection(todo))
         failed = 0
         told = partial(Progress, len(asked))
-        places = draw_places(len(subjects), self.protocol.reference_every, Random(f"{self.protocol.seed} {session}"))
+        rng = Random(f"{self.protocol.seed} {session}")
+        places = draw_places(min(room, len(subjects)), self.protocol.reference_every, rng)
         self._round(session, told(done, failed))
-        for place, architecture in enumerate(subjects):
+        for place, architecture in enumerate(islice(self._taken(subjects), room)):
             if enough():
                 break  # no rounds for subjects that are not measured
             if place in places:
@@ -238,42 +257,25 @@ class Profiler:
             self._report(told(done, failed))
             yield
         self._round(session, told(done, failed), tell=False)
-        quality, status = self._close(session, self.protocol)
+        quality, status = close_session(self.store, self.space, self.target, session, self.protocol, self._board)
         left = len(self._todo(asked))
         records = list(self.store.measurements(self.space, session=session))
         message = "; ".join([f"session {session} {status}: {quality}", *remarks(records, self.protocol)])
         self._report(told(len(asked) - left, failed, message))
         return quality
 
-    def _close(self, session: int, protocol: Protocol) -> tuple[Quality, str]:
-        """Judges a session and writes the verdict."""
-        quality = self._judge(session, protocol)
-        status = ACCEPTED if quality.accepted else REJECTED
-        self.store.close_session(
-            session,
-            status=status,
-            verdict=str(quality),
-            fallen=[i for i, stands in enumerate(quality.stands) if not stands] if quality.accepted else (),
-            shifts={i: shift for i, shift in enumerate(quality.shifts) if shift != 1.0},
-        )
-        return quality, status
-
     def _close_abandoned(self) -> None:
         """Judges the sessions that interrupted commands left open and this one does not continue."""
-        ours = self._provenance()
-        for session, status, provenance, _ in list(self.store.sessions(self.space, self.target)):
-            if status == OPEN and provenance != ours and "protocol" in provenance:
-                self._close(session, Protocol.from_json(provenance["protocol"]))
+        ours = self.store.unfinished_session(self.space, self.target, self._provenance())
+        for session, protocol, board in open_sessions(self.store, self.space, self.target):
+            if session != ours and board == self._board:
+                close_session(self.store, self.space, self.target, session, protocol, board)
 
     def _provenance(self) -> dict[str, Any]:
-        """How the records of a session come about: the protocol, and the counter that energy is read from."""
+        """How the records of a session come about: the protocol, the counter that energy is read from, the board."""
         counter = self.worker.energy_counter
-        return {"protocol": self.protocol.as_json(), **({"energy_counter": counter} if counter else {})}
-
-    def _judge(self, session: int, protocol: Protocol) -> Quality:
-        accepted = self.store.measurements(self.space, self.target, role=REFERENCE)
-        known = level_of(record for record in accepted if record.pairing is not None)  # plain ones have another level
-        return judge(list(self.store.measurements(self.space, session=session)), protocol, known)
+        board = {BOARD: self._board} if self._board else {}
+        return {"protocol": self.protocol.as_json(), **({"energy_counter": counter} if counter else {}), **board}
 
     def _round(self, session: int, progress: Progress, *, tell: bool = True) -> None:
         """Measures every reference, and tells at once when they have moved."""
@@ -286,7 +288,7 @@ class Profiler:
                     f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
                 )
         if tell and self.protocol.paired:
-            quality = self._judge(session, self.protocol)
+            quality = judge_session(self.store, self.space, self.target, session, self.protocol, self._board)
             if alarm := quality.alarms.get(quality.rounds):
                 told = f"round {quality.rounds} of references: {alarm}; what lies beside it will be measured again"
                 self._report(replace(progress, message=told))
@@ -296,13 +298,27 @@ class Profiler:
         architecture = choose_calibration(self.space)
         subnet = self._write(architecture, "calibration")
         self._calibration_subnet = subnet.path
-        self._calibration = self.store.calibration(self.space, self.target)
+        self._calibration = self.store.calibration(self.space, self.own)
         if self._calibration is None or self._calibration.architecture != architecture:
             beside = [self._write(reference, f"beside-{i}").path for i, reference in enumerate(self.references)]
             self._calibration = establish(self.worker, architecture, subnet.path, beside, self.protocol, self._clock())
             for path in beside:
                 path.unlink()
-            self.store.set_calibration(self.space, self.target, self._calibration)
+            self.store.set_calibration(self.space, self.own, self._calibration)
+
+    def reference_latencies(self) -> dict[Architecture, float]:
+        """The latency of each reference in ms, measured once now and not stored.
+
+        Raises:
+            WorkError: one cannot be measured.
+        """
+        if self.protocol.paired and self._calibration is None:
+            self._calibrate()
+        records = [self._measure(reference, REFERENCE) for reference in self.references]
+        for record in records:
+            if isinstance(record, Failure):
+                raise WorkError(f"a reference cannot be measured ({record.kind}): {record.message}")
+        return {record.architecture: record.latency_ms for record in records if isinstance(record, Measurement)}
 
     def time_layers(self, architecture: Architecture) -> dict[str, float] | Failure:
         """The time of each of its blocks, of `stem` and of `head` in ms, by the runtime's own layer times (`layers`).
@@ -397,30 +413,3 @@ def profile_together(profilers: Sequence[Profiler], architectures: Iterable[Arch
         for profiler in by_device.values():
             held.enter_context(profiler.store.alone(profiler.target))
         return in_turn([profiler.steps(asked) for profiler in profilers])
-
-
-def as_measurement(
-    architecture: Architecture,
-    role: str,
-    timing: Timing,
-    calibration: Calibration | None,
-    started_at: float,
-    elapsed_s: float,
-) -> Measurement:
-    """The record of a timing; a calibration where it was paired."""
-    pairing = None
-    if calibration is not None:
-        beside_ms = tuple(beside / 1e6 for beside in timing.calibration_ns)
-        pairing = Pairing(beside_ms, calibration.nominal_ms, timing.calibrating_ns / 1e6)
-    runs_ms = tuple(run / 1e6 for run in timing.runs_ns)
-    return Measurement(
-        architecture,
-        role,
-        runs_ms,
-        started_at,
-        tuple(timing.dropped),
-        pairing,
-        elapsed_s=max(0.0, elapsed_s),
-        host_ms=tuple(waited / 1e6 for waited in timing.host_ns),
-        quantities=timing.quantities,
-    )

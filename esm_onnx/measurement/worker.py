@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from esm_onnx.errors import InputError, WorkError
 from esm_onnx.measurement.containment import TOKEN, end_processes, is_out_of_memory, usual_memory_bytes
@@ -56,64 +57,32 @@ class Lost:
     message: str
 
 
-class Worker:
-    """A measuring process for one runtime and its settings; a context manager.
+class Measurer(ABC):
+    """What times subnets: a process of this machine (`Worker`), or one of another (`esm_onnx.fleet`).
 
-    Whatever a subnet does there is a `Lost`: afterwards neither the process nor any that it started is left, and the
-    next job has a fresh one. What it prints is read and, but for the end, forgotten.
-
-    Args:
-        memory_bytes: what the process may allocate; None takes 80 % of the machine's or the container's memory.
-        quantities: what to measure beside the latency, names of `QUANTITIES`.
+    A context manager.
 
     Attributes:
         facts: those of the runtime.
         energy_counter: what the energy is read from; None where it is not measured.
-
-    Raises:
-        InputError: the runtime cannot be used here, or a quantity not be measured, or the memory is too little for any.
-        WorkError: the process does not start.
     """
 
-    def __init__(
-        self,
-        runtime: str,
-        settings: RuntimeSettings,
-        *,
-        memory_bytes: int | None = None,
-        quantities: Sequence[str] = (),
-    ) -> None:
-        memory_bytes = usual_memory_bytes() if memory_bytes is None else memory_bytes
-        if memory_bytes < LEAST_MEMORY_BYTES:
-            raise InputError(f"memory is {memory_bytes} bytes, expected at least {LEAST_MEMORY_BYTES} (0.25 GiB)")
-        self._command = [runtime, json.dumps(asdict(settings)), str(memory_bytes), *quantities]
-        self._token = secrets.token_hex(16)
-        self._job = 0
-        self._printed = b""
-        self._output: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Connection | None = None
-        self.energy_counter: str | None = None
-        try:
-            self.facts: Mapping[str, Fact] = self._start()
-        except BaseException:
-            self.close()
-            raise
+    facts: Mapping[str, Fact]
+    energy_counter: str | None
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
-        """Ends the process and everything it started."""
-        self._stop()
+        """Ends what was started."""
 
-    @property
-    def process_id(self) -> int:
-        """The measuring process; 0 while there is none."""
-        return 0 if self._process is None else self._process.pid
+    @abstractmethod
+    def ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:
+        """The reply to a job, both as `worker_process` describes them, or why there is none."""
 
     def time(
         self,
@@ -141,7 +110,7 @@ class Worker:
         limits = {"runs": runs, "warmup": warmup, "target_error": target_error}
         beside = {"calibration": calibration and str(calibration), "nominal_ns": nominal_ns}
         judged = {"check": check, "fp32": fp32 and str(fp32)}
-        reply = self._ask({"subnet": str(subnet), **judged, **limits, **beside}, deadline_s)
+        reply = self.ask({"subnet": str(subnet), **judged, **limits, **beside}, deadline_s)
         if isinstance(reply, Lost) and reply.kind == UNMEASURABLE:
             raise Unmeasurable(reply.message)
         return reply if isinstance(reply, Lost) else Timing(**reply["timing"])
@@ -152,12 +121,62 @@ class Worker:
         Raises:
             Unmeasurable: the runtime tells no layer times.
         """
-        reply = self._ask({"subnet": str(subnet), "layers": True}, deadline_s)
+        reply = self.ask({"subnet": str(subnet), "layers": True}, deadline_s)
         if isinstance(reply, Lost) and reply.kind == UNMEASURABLE:
             raise Unmeasurable(reply.message)
         return reply if isinstance(reply, Lost) else dict(reply["layers"])
 
-    def _ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:
+
+class Worker(Measurer):
+    """A measuring process for one runtime and its settings; a context manager.
+
+    Whatever a subnet does there is a `Lost`: afterwards neither the process nor any that it started is left, and the
+    next job has a fresh one. What it prints is read and, but for the end, forgotten.
+
+    Args:
+        memory_bytes: what the process may allocate; None takes 80 % of the machine's or the container's memory.
+        quantities: what to measure beside the latency, names of `QUANTITIES`.
+
+    Raises:
+        InputError: the runtime cannot be used here, or a quantity not be measured, or the memory is too little for any.
+        WorkError: the process does not start.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        settings: RuntimeSettings,
+        *,
+        memory_bytes: int | None = None,
+        quantities: Sequence[str] = (),
+    ) -> None:
+        memory_bytes = usual_memory_bytes() if memory_bytes is None else memory_bytes
+        if memory_bytes < LEAST_MEMORY_BYTES:
+            raise InputError(f"memory is {memory_bytes} bytes, expected at least {LEAST_MEMORY_BYTES} (0.25 GiB)")
+        self._command = [runtime, json.dumps(asdict(settings)), str(memory_bytes), *quantities]
+        self._token = secrets.token_hex(16)
+        self._job = 0
+        self._printed = b""
+        self._output: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Connection | None = None
+        self.energy_counter = None
+        try:
+            self.facts = self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the process and everything it started."""
+        self._stop()
+
+    @property
+    def process_id(self) -> int:
+        """The measuring process; 0 while there is none."""
+        return 0 if self._process is None else self._process.pid
+
+    def ask(self, job: dict[str, Any], deadline_s: float) -> dict[str, Any] | Lost:
         """The reply to a job. A process that failed is ended: device, memory or threads may be in disorder."""
         if self._process is not None and self._process.poll() is not None:
             self._stop()  # it was killed while it had nothing to do: no fault of this subnet

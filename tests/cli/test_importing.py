@@ -105,3 +105,38 @@ def test_once_for_alls_notation_is_read_where_architectures_are(esm: Run, tmp_pa
     (tmp_path / "m.jsonl").write_text(json.dumps(measured))
     esm("data", "import", "m.jsonl", *OFA, "--target", "x")
     assert listed(esm) == {"x": (1, ["measured"])}
+
+
+def exported(esm: Run, *options: object) -> list[dict[str, object]]:
+    return [json.loads(line) for line in esm("data", "export", *options).stdout.splitlines()]
+
+
+def test_stores_made_on_two_devices_stay_apart_in_one_though_both_call_theirs_the_same(esm: Run) -> None:
+    esm("sample", "--space", "tiny.toml", "--count", 3, "--out", "archs.jsonl")
+    there = {"one.db": ["--device", "board"], "two.db": ["--device", "board", "--threads", 2]}
+    measured = {}
+    for store, options in there.items():
+        measuring = (
+            "--space",
+            "tiny.toml",
+            "--runtime",
+            "dry",
+            "--target",
+            "my board",
+            "--architectures",
+            "archs.jsonl",
+        )
+        esm("profile", *measuring, "--store", store, *options)
+        measured[store] = exported(esm, "--store", store, "--runs")
+        esm("data", "export", "--store", store, "--runs", "--out", f"{store}.jsonl")
+        told = esm("data", "import", f"{store}.jsonl", "--space", "tiny.toml", "--store", "here.db").stdout
+        assert told == "3 measurements of tiny on 'my board' imported into here.db\n"
+    listed = json.loads(esm("data", "list", "--store", "here.db", "--json").stdout)
+    assert [(each["target"], each["measurements"]) for each in listed] == [("my board", 3)] * 2
+    assert [each["facts"] for each in listed] == [rows[0]["facts"] for rows in measured.values()]
+    assert [each["facts"]["threads"] for each in listed] == [1, 2]
+    for each, rows in zip(listed, measured.values(), strict=True):
+        here = exported(esm, "--store", "here.db", "--target", each["digest"], "--runs")
+        for name in ("architecture", "latency_ms", "runs_ms", "started_at", "facts"):
+            assert [row[name] for row in here] == [row[name] for row in rows]
+    assert "my board" in error_of(esm("train", "--store", "here.db", "--out", "predictor.onnx", code=2))

@@ -101,8 +101,18 @@ CONTAINER: Tree = {
     **CLOUD,
 }
 
+RASPBERRY_PI_5_IN_A_CONTAINER: Tree = {
+    # the device tree is hidden; the firmware has another address than on the boards before
+    "proc/cpuinfo": "processor\t: 0\nCPU part\t: 0xd0b\n\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "81350\n",
+    "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled": "e0008\n",
+    **per_core(4, cpufreq("performance", 2_400_000, 1_500_000, 2_400_000)),
+}
+
 TREES: dict[str, tuple[Tree, int]] = {
     "Raspberry Pi 4": (RASPBERRY_PI_4, 4),
+    "Raspberry Pi 5 in a container": (RASPBERRY_PI_5_IN_A_CONTAINER, 4),
     "laptop": (LAPTOP, 4),
     "cloud": (CLOUD, 2),
     "AMD desktop": (AMD_DESKTOP, 4),

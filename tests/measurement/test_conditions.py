@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from measurement.machines import RASPBERRY_PI_5_IN_A_CONTAINER, plant
 
 from esm_onnx.measurement.conditions import (
     REFRESH_NS,
@@ -105,6 +106,13 @@ def test_a_new_event_of_throttling_counts(host: Host, name: str) -> None:
 def test_the_pis_bits_count_only_for_what_is_now(host: Host, bits: str, throttled: int) -> None:
     host.set_bits(bits)
     assert host.change(host.counters()) == (Reason.THROTTLED if throttled else Reason(0))
+
+
+def test_a_raspberry_pi_5_tells_its_bits_elsewhere(tmp_path: Path) -> None:
+    file = plant(tmp_path, RASPBERRY_PI_5_IN_A_CONTAINER) / "sys/devices/platform/soc@107c000000"
+    assert HostCounters(one_thread=True, root=tmp_path, clock=lambda: 0)().throttled
+    (file / "soc@107c000000:firmware/get_throttled").write_text("e0000\n")
+    assert not HostCounters(one_thread=True, root=tmp_path, clock=lambda: 0)().throttled
 
 
 def test_a_clock_well_below_the_fastest_is_slowed_and_one_a_step_below_is_not() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import struct
 import sys
 import time
 from dataclasses import fields
@@ -11,7 +13,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from measurement.machines import AMD_DESKTOP, CLOUD, CONTAINER, CPU, LAPTOP, PI_THROTTLED, RASPBERRY_PI_4, TREES, plant
+from measurement.machines import (
+    AMD_DESKTOP,
+    CLOUD,
+    CONTAINER,
+    CPU,
+    LAPTOP,
+    PI_THROTTLED,
+    RASPBERRY_PI_4,
+    RASPBERRY_PI_5_IN_A_CONTAINER,
+    TREES,
+    Tree,
+    plant,
+)
 
 from esm_onnx.measurement.machine import (
     Machine,
@@ -25,6 +39,7 @@ from esm_onnx.measurement.machine import (
     read_processes,
     read_usage,
 )
+from esm_onnx.measurement.processor import processor_facts, processor_state
 
 HZ = os.sysconf("SC_CLK_TCK")
 TOLD_BY_THE_CALLER = {"cores"}
@@ -151,6 +166,52 @@ def test_a_container_has_its_quota_at_the_top(tmp_path: Path) -> None:
 )
 def test_the_throttled_bits_are_hexadecimal(tmp_path: Path, content: str, bits: PiThrottle | None) -> None:
     assert read_machine(plant(tmp_path, {PI_THROTTLED: content}), range(4)).pi_throttle == bits
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        (RASPBERRY_PI_4, {"device": "Raspberry Pi 4 Model B Rev 1.4", "governor": "ondemand"}),
+        (RASPBERRY_PI_5_IN_A_CONTAINER, {"device": "Raspberry Pi 5 Model B Rev 1.0", "governor": "performance"}),
+        (CLOUD, {"device": "Intel(R) Xeon(R) Processor"}),
+        ({**LAPTOP, f"{CPU}/cpu3/cpufreq/scaling_governor": "schedutil\n"}, {"governor": "powersave, schedutil"}),
+    ],
+)
+def test_the_facts_of_a_target_are_board_userland_and_governor(tmp_path: Path, tree: Tree, told: Tree) -> None:
+    facts = processor_facts(plant(tmp_path, tree), range(4))
+    assert {**facts, **told} == facts
+    assert ("governor" in facts) == ("governor" in told)
+    assert facts["userland_bits"] == 8 * struct.calcsize("P")
+    assert facts["machine"] == platform.machine()
+
+
+def test_the_model_in_a_container_is_the_one_that_the_board_has_outside(tmp_path: Path) -> None:
+    kernel = {"proc/cpuinfo": "processor\t: 0\n\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"}
+    outside = plant(tmp_path / "outside", RASPBERRY_PI_4, kernel)
+    hidden = {file: text for file, text in RASPBERRY_PI_4.items() if file != "proc/device-tree/model"}
+    inside = plant(tmp_path / "inside", hidden, kernel)
+    assert processor_facts(inside, range(4)) == processor_facts(outside, range(4))
+
+
+def test_what_belongs_to_the_moment_is_no_fact(tmp_path: Path) -> None:
+    facts = processor_facts(plant(tmp_path, RASPBERRY_PI_4), range(4))
+    hot = {"sys/class/thermal/thermal_zone0/temp": "84000\n", PI_THROTTLED: "60006\n"}
+    slow = {f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "600000\n"}
+    assert processor_facts(plant(tmp_path, hot, slow), range(4)) == facts
+
+
+@pytest.mark.parametrize(
+    ("tree", "state"),
+    [
+        (RASPBERRY_PI_4, {"temperature_c": 48.199, "pi_throttle": 0}),
+        (RASPBERRY_PI_5_IN_A_CONTAINER, {"temperature_c": 81.35, "pi_throttle": 0xE0008}),
+        (LAPTOP, {"temperature_c": 61.5}),
+        ({"sys/class/thermal/thermal_zone0/temp": "-5000\n", PI_THROTTLED: "nonsense\n"}, {"temperature_c": 0}),
+        (CLOUD, {}),
+    ],
+)
+def test_the_state_is_the_hottest_place_and_the_throttle_bits(tmp_path: Path, tree: Tree, state: object) -> None:
+    assert processor_state(plant(tmp_path, tree)) == state
 
 
 @pytest.mark.parametrize(

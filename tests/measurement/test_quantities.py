@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -14,6 +15,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from measurement.machines import RASPBERRY_PI_5_IN_A_CONTAINER, plant
 from onnx import TensorProto, helper, numpy_helper
 
 from esm_onnx.architectures import Architecture, Space, sample
@@ -22,7 +24,8 @@ from esm_onnx.errors import InputError
 from esm_onnx.export import write_subnet
 from esm_onnx.measurement import worker_process
 from esm_onnx.measurement.memory import reset_peak
-from esm_onnx.measurement.meter import copy_ms
+from esm_onnx.measurement.meter import Meter, copy_ms
+from esm_onnx.measurement.processor import processor_state
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.quantities import ENERGY, LATENCY, MEMORY, Unmeasurable, find_quantity, quantity_of
@@ -91,6 +94,20 @@ def test_nothing_is_measured_that_was_not_asked_for(tmp_path: Path) -> None:
     with Worker("dry", RuntimeSettings(), quantities=["memory"]) as worker:
         assert worker.energy_counter is None
         assert timed(worker, subnet).quantities.keys() == {"memory_mb"}
+
+
+def test_what_the_machine_tells_is_kept_with_what_its_processors_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = partial(processor_state, plant(tmp_path / "board", RASPBERRY_PI_5_IN_A_CONTAINER))
+    monkeypatch.setattr("esm_onnx.measurement.runtime.processor_state", board)
+    for name, told in (("ort-cpu", {"temperature_c": 81.35, "pi_throttle": 0xE0008}), ("dry", {})):
+        runtime = find_runtime(name)(RuntimeSettings())
+        with runtime.load(a_convolution_and_a_gemm(tmp_path / "x.onnx")) as infer:
+            assert Meter(runtime, ()).of_loaded(infer) == told
+    runtime = find_runtime("ort-cpu")(RuntimeSettings())
+    runtime.on_cpu = False
+    assert runtime.state() == {}
 
 
 def test_a_larger_subnet_takes_more_memory_on_a_real_cpu_and_the_same_one_as_much(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from esm_onnx.architectures import find_space, sample, to_genome
-from esm_onnx.prediction.base_stage import Detail, Explained, deviations
+from esm_onnx.prediction.base_stage import Detail, Explained, deviations, explain
 from esm_onnx.prediction.encodings import find_encoding
-from esm_onnx.prediction.hybrid import LEAST_FOR_COUNTS, Hybrid, fit_hybrid
+from esm_onnx.prediction.first_stage import Known
+from esm_onnx.prediction.hybrid import LEAST_FOR_COUNTS, Hybrid, _fit_detail, fit_hybrid
 from esm_onnx.prediction.linear import Linear
 from esm_onnx.prediction.surrogate import Examples, Matrix, Nodes, Survey, Vector
 
@@ -37,15 +38,23 @@ def fitted(base: Vector, y: Vector, rows: int) -> tuple[Hybrid, Matrix]:
     return hybrid, x
 
 
+def detail_of(base: Vector, y: Vector, unseen: Vector) -> tuple[Detail | None, Vector]:
+    known = [Known("other", explain(base, X))]
+    return _fit_detail(known, base[:, None], X, y, unseen, np.ones(COUNT), np.arange(COUNT) % 10)
+
+
 def test_quirks_that_devices_share_are_learned_from_a_base() -> None:
-    """A quarter of the base's quirk is the new device's, whose kinds of work take other times."""
-    shared = quirks(0)
-    y = 3 * (WORK + 2 * X[:, 3] / X[:, 3].max()) * (1 + 0.25 * (shared - 1))
-    hybrid, x = fitted(WORK * shared, y, 200)
-    assert hybrid.detail is not None
-    errors = np.abs(hybrid.predict(x[200:]) / y[200:] - 1).mean()
-    alone, _ = fitted(WORK * shared[::-1], y, 200)  # the quirks of others
-    assert errors < 0.7 * np.abs(alone.predict(np.column_stack([WORK * shared[::-1], X])[200:]) / y[200:] - 1).mean()
+    """A quarter of the base's quirk is the new device's; the first stage says nothing of it."""
+    shared, noise = quirks(0), 1 + 0.01 * np.random.default_rng(9).standard_normal(COUNT)
+    y = 3 * WORK * (1 + 0.25 * (shared - 1)) * noise
+    detail, unseen = detail_of(WORK * shared, y, 3 * WORK)
+    assert detail is not None
+    assert detail.share * detail.linear.weights[0] == pytest.approx(0.25, rel=0.1)
+    before, after = (np.abs(predicted / y - 1).mean() for predicted in (3 * WORK, unseen))
+    assert after < 0.5 * before
+    nothing, same = detail_of(WORK * shared[::-1], y, 3 * WORK)  # the quirks of others
+    assert nothing is None or nothing.share < 0.5
+    assert np.abs(same / y - 1).mean() < 1.01 * before
 
 
 @pytest.mark.parametrize("rows", [20, LEAST_FOR_COUNTS - 1])

@@ -1,0 +1,59 @@
+"""The verdict on a session, as the store keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from esm_onnx.architectures import Space
+from esm_onnx.measurement.protocol import Protocol
+from esm_onnx.measurement.quality import Quality, judge, level_of
+from esm_onnx.measurement.record import REFERENCE, Measurement
+from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
+from esm_onnx.measurement.target import Target
+
+BOARD = "board"
+"""In a session's provenance: which of several devices of one kind measured."""
+
+
+def judge_session(
+    store: Store, space: Space, target: Target, session: int, protocol: Protocol, board: str | None = None
+) -> Quality:
+    """The quality of a session, beside what the references of its board have been before."""
+    known = level_of(
+        record for record in _references(store, space, target, board) if record.pairing is not None
+    )  # plain ones have another level
+    return judge(list(store.measurements(space, session=session)), protocol, known)
+
+
+def close_session(
+    store: Store, space: Space, target: Target, session: int, protocol: Protocol, board: str | None = None
+) -> tuple[Quality, str]:
+    """Judges a session and writes the verdict."""
+    quality = judge_session(store, space, target, session, protocol, board)
+    status = ACCEPTED if quality.accepted else REJECTED
+    store.close_session(
+        session,
+        status=status,
+        verdict=str(quality),
+        fallen=[i for i, stands in enumerate(quality.stands) if not stands] if quality.accepted else (),
+        shifts={i: shift for i, shift in enumerate(quality.shifts) if shift != 1.0},
+    )
+    return quality, status
+
+
+def open_sessions(store: Store, space: Space, target: Target) -> list[tuple[int, Protocol, str | None]]:
+    """Number, protocol and board of each session that an interrupted command left open."""
+    return [
+        (session, Protocol.from_json(provenance["protocol"]), provenance.get(BOARD))
+        for session, status, provenance, _ in store.sessions(space, target)
+        if status == OPEN and "protocol" in provenance
+    ]
+
+
+def _references(store: Store, space: Space, target: Target, board: str | None) -> Iterator[Measurement]:
+    if board is None:
+        yield from store.measurements(space, target, role=REFERENCE)
+        return
+    for session, _, provenance, _ in list(store.sessions(space, target)):
+        if provenance.get(BOARD) == board:
+            yield from store.measurements(space, target, session=session, role=REFERENCE)

@@ -1,0 +1,239 @@
+"""Heads, nodes and devices that a test can kill, and a runtime whose devices hang when they are told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from random import Random
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+from plugins import started_in
+
+from esm_onnx.architectures import Architecture, sample, to_json
+from esm_onnx.measurement.record import SUBJECT
+from esm_onnx.measurement.store import Store
+from esm_onnx.testing import TINY_TABLE, tiny_space
+
+PATIENCE_S = 60
+
+PACED = """
+import os, pathlib, time
+from contextlib import contextmanager
+from esm_onnx.measurement.conditions import Counters
+from esm_onnx.measurement.runtime import Runtime
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Paced(Runtime):
+    name = "paced"
+    now = 0
+
+    def facts(self):
+        return {"device": self.settings.device or "one"}
+
+    @contextmanager
+    def load(self, subnet):
+        size = len(subnet.read_bytes())
+        who = os.environ.get("PACED") or self.settings.device
+
+        def infer():
+            while (HERE / f"hang-{who}").exists():
+                (HERE / f"hanging-{who}").write_text(str(os.getpid()))
+                time.sleep(0.01)
+            time.sleep(0.001)
+            self.now += 1000 * size
+
+        yield infer
+
+    def clock(self):
+        return self.now
+
+    def counters(self):
+        return Counters()
+"""
+
+
+class Site:
+    """A folder with all that a fleet needs, and every process that was started in it.
+
+    Ray keeps sockets below it, so its name is short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "home").mkdir()
+        (folder / "paced.py").write_text(PACED)
+        info = folder / "paced-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: paced\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[esm_onnx.runtimes]\npaced = paced:Paced\n")
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ray = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        places = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "cache"), "STARTED_IN": str(folder)}
+        ray["RAY_TMPDIR"] = str(folder)
+        self.environment = {**ray, **places, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def head(
+        self,
+        devices: dict[str, str | None],
+        *,
+        runtime: str = "paced",
+        count: int = 40,
+        address: str = "local",
+        patience: dict[str, float] | None = None,
+        **protocol: Any,
+    ) -> subprocess.Popen[str]:
+        """A head that measures `count` architectures."""
+        plain = {"paired": False, "target_error": None, "runs": 10, "references": 1, "reference_every": 20}
+        given = {
+            "folder": str(self.folder),
+            "devices": devices,
+            "runtime": runtime,
+            "count": count,
+            "address": address,
+            "patience": patience or {},
+            "protocol": {**plain, **protocol},
+        }
+        command = [sys.executable, str(Path(__file__).parent / "fleet_program.py"), json.dumps(given)]
+        pipe = subprocess.PIPE
+        environment = {**self.environment, "RAY_AUTH_MODE": "token"}
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def profile(self, devices: dict[str, str | None], count: int, *options: str) -> subprocess.Popen[str]:
+        """The command that measures `count` architectures on devices of this machine."""
+        plain = {key: value for key, value in TINY_TABLE.items() if not isinstance(value, dict)}
+        tables = {key: value for key, value in TINY_TABLE.items() if isinstance(value, dict)}
+        toml = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+        for name, table in tables.items():
+            toml += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        (self.folder / "tiny.toml").write_text("\n".join(toml))
+        asked = [json.dumps(to_json(tiny_space(), each)) for each in architectures(count)]
+        (self.folder / "a.jsonl").write_text("\n".join(asked))
+        named = [part for name, device in devices.items() for part in ("--device", f"{name}={device}")]
+        command = ["profile", "--space", "tiny.toml", "--architectures", "a.jsonl", "--fleet", "local", "--json"]
+        return subprocess.Popen(
+            [sys.executable, "-c", "from esm_onnx.cli import main; main()", *command, *named, *options],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def node(self, *options: str, **environment: str) -> None:
+        """Starts a node that stays when the command has ended."""
+        command = [sys.executable, "-c", "from esm_onnx.cli import main; main()", "fleet", "start"]
+        done = subprocess.run(
+            [*command, *options], env={**self.environment, **environment}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+
+    def hang(self, who: str) -> int:
+        """Has a device hang in the middle of a measurement; gives its measuring process."""
+        (self.folder / f"hang-{who}").touch()
+        told = self.folder / f"hanging-{who}"
+        self.wait_for(lambda: told.exists() and bool(told.read_text()))
+        process = int(told.read_text())
+        told.unlink()
+        return process
+
+    def unhang(self, who: str) -> None:
+        (self.folder / f"hang-{who}").unlink()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What the store says, which another process is writing."""
+        with suppress(sqlite3.OperationalError):
+            with closing(sqlite3.connect(f"file:{self.folder / 'esm.db'}?mode=ro", uri=True)) as db:
+                return db.execute(query).fetchall()
+        return []
+
+    def measuring(self) -> list[int]:
+        """The measuring processes, and the actors that hold them."""
+        found = []
+        for process in started_in(self.folder):
+            with suppress(OSError):
+                command = Path(f"/proc/{process}/cmdline").read_bytes()
+                if b"worker_process" in command or b"ray::Board" in command:
+                    found.append(process)
+        return found
+
+    def await_subjects(self, count: int) -> None:
+        self.wait_for(lambda: len(self.rows("SELECT id FROM measurements WHERE role = 'subject'")) >= count)
+
+    def assert_each_stands_once(self, count: int) -> Counter[str]:
+        """Of all that were asked for; gives how many each board has measured."""
+        space = tiny_space()
+        standing, boards = [], Counter[str]()
+        with Store(self.folder / "esm.db") as store:
+            for content in store.contents():
+                for session, _, provenance, _ in list(store.sessions(space, content.target)):
+                    records = list(store.measurements(space, content.target, session=session, role=SUBJECT))
+                    standing += [record.architecture for record in records]
+                    boards[provenance["board"]] += len(records)
+        assert len(standing) == len(set(standing))
+        assert set(standing) == set(architectures(count))
+        return boards
+
+    def processes(self) -> list[int]:
+        """All that were started here: by their environment or, where Ray has written over that, by open files."""
+        found = set(started_in(self.folder))
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):
+                if str(link.readlink()).startswith(f"{self.folder}/"):
+                    found.add(int(link.parts[2]))
+        return sorted(found - {os.getpid()})
+
+    def assert_all_have_ended(self) -> None:
+        self.wait_for(lambda: not self.processes())
+
+    def kill_all(self) -> None:
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.assert_all_have_ended()
+
+
+def architectures(count: int) -> list[Architecture]:
+    return sample(tiny_space(), count, strategy="random", rng=Random(0))
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a head printed that ended well."""
+    out, err = process.communicate(timeout=3 * PATIENCE_S)
+    assert process.returncode == 0, err
+    return {**json.loads(out.splitlines()[-1]), "told": err}  # Ray prints before it
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'esm-onnx[ray]'")
+    folder = Path(mkdtemp(prefix="ef-", dir="/tmp"))
+    made = Site(folder)
+    try:
+        yield made
+    finally:
+        made.kill_all()
+        shutil.rmtree(folder)
