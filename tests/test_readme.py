@@ -51,7 +51,7 @@ def test_the_toml_space_is_read(tmp_path: Path) -> None:
 
 def shown() -> list[list[str]]:
     """The arguments of every `esm-onnx …` on every page."""
-    found = [SHOWN.findall(block) for page in PAGES for block in blocks("", page)]
+    found = [SHOWN.findall(block.replace("\\\n", " ")) for page in PAGES for block in blocks("", page)]
     return [shlex.split(arguments, comments=True) for block in found for arguments in block]
 
 
