@@ -10,7 +10,8 @@
 # /data is where the store lies, and the weights that subnets share. Nothing runs as root.
 
 ARG PYTHON=python:3.11-slim-bookworm
-ARG TENSORRT=nvcr.io/nvidia/tensorrt:25.12-py3
+# NVIDIA's, by the full name that it has in NVIDIA's registry: --build-arg TENSORRT=…/nvidia/tensorrt:25.12-py3
+ARG TENSORRT=tensorrt:25.12-py3
 
 # Wheels to look into before any index: none. `--build-context wheels=FOLDER` puts a folder in its place.
 FROM scratch AS wheels
