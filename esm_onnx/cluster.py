@@ -127,13 +127,14 @@ def prepare_token(*, make: bool) -> Path:
 
 
 def _demand_answer(address: str) -> None:
-    """Ray itself would try for minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in host:
+    """Makes sure that something listens, as Ray itself would try for minutes; an address of another form is Ray's to
+    judge."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isascii() and port.isdigit():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-        except OSError as error:
-            raise WorkError(f"nothing answers at {address} ({error.strerror or error}): is the head started?") from None
+        except (OSError, OverflowError) as error:
+            raise WorkError(f"nothing answers at {address} ({error}): is the head started?") from None
 
 
 def _demand_loopback(address: str) -> None:

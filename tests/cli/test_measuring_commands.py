@@ -222,7 +222,7 @@ WRONG = [
     ([*PROFILE, "--target-error", "200%"], "'200%' is too much, expected less than 100%, or none"),
     ([*PROFILE, "--target-error", "abc"], "'abc' is no share"),
     ([*PROFILE, "--memory", "0.1"], "'--memory': 0.1 is not in the range"),
-    ([*PROFILE, "--preset", "abacus"], "'abacus' is not 'paper'"),
+    ([*PROFILE, "--preset", "abacus"], "'abacus' is not one of 'paper', 'ofa-paper'"),
     ([*PROFILE, "--reference-every", "0"], "0 is not in the range"),
     ([*DOCTOR, "--runtime", "abacus"], "no runtime 'abacus', expected one of "),
     (["doctor", "--space", "bare.toml", "--runtime", "dry"], "no [export]"),

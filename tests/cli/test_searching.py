@@ -197,7 +197,8 @@ def test_finalists_are_measured_and_ranked_anew(there: Run, tmp_path: Path) -> N
 
 
 def test_finalists_on_another_device_miss_the_budget_and_the_warning_says_why(there: Run) -> None:
-    arguments = ["--predictor", "latency.onnx", "--budget", BUDGET_MS, "--verify", 3, *ON_DRY, "--device", "board"]
+    arguments = ["--predictor", "latency.onnx", "--budget", BUDGET_MS, "--verify", 3, *ON_DRY]
+    arguments[arguments.index("--device") + 1] = "board"
     done = there("search", *arguments, *QUICK, "--json", code=3)
     verified = json.loads(done.stdout)["verification"]
     assert (verified["answer"], len(verified["finalists"])) == ([], 3)
