@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 
 from esm_onnx.architectures import Space
 from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option
@@ -15,10 +14,8 @@ from esm_onnx.errors import InputError
 from esm_onnx.measurement.importers_lut import read_lookup_table
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
-from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.lookup import measured_table, predictor_of, table_of_layers
 from esm_onnx.prediction.lookup_encoding import Lookup
-from esm_onnx.prediction.selftest import covering_genomes
 
 
 @click.command("lookup-table")
@@ -37,7 +34,7 @@ def lookup_table(
     `profile --lookup-table` measured into the store. `train --surrogate lut-bias` brings a store's table in line with
     architectures that were measured too.
     """
-    from esm_onnx.prediction.predictor_onnx import write_predictor
+    from esm_onnx.prediction.predictor_onnx import write_unmeasured
 
     if file is not None:
         space, measured_on, lookup = _read_file(file, space, target)
@@ -45,9 +42,7 @@ def lookup_table(
         with Store(store_path, create=False) as store:
             space, measured_on, lookup = measured_table(store, space, target)
     predictor = predictor_of(space, lookup, measured_on)
-    genomes = covering_genomes(space)
-    sums_ms = predictor.predict(genomes)[0].astype(np.float64)
-    write_predictor(predictor, out, check=Dataset(space, genomes, sums_ms, predictor.target))
+    write_unmeasured(predictor, out)
     if as_json:
         print_json({"predictor": str(out), "space": space.name, "target": measured_on.name, "entries": lookup.entries})
     else:

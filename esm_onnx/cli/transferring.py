@@ -20,7 +20,6 @@ from esm_onnx.errors import InputError
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.assembly import assemble, choose
-from esm_onnx.prediction.dataset import Dataset
 
 SURROGATE = "hybrid"
 HERE = "here"
@@ -69,15 +68,12 @@ def transfer(
 def _generalise(paths: Sequence[Path], name: str, out: Path, as_json: bool, seed: int) -> None:
     from esm_onnx.prediction.base import Base
     from esm_onnx.prediction.hardware import find_gpu
-    from esm_onnx.prediction.predictor_onnx import write_predictor
-    from esm_onnx.prediction.selftest import covering_genomes
+    from esm_onnx.prediction.predictor_onnx import write_unmeasured
     from esm_onnx.prediction.unmeasured import Unmeasured, gpu_here, predictor_for
 
     name, gpu = gpu_here() if name == HERE else (name, find_gpu(name))
     predictor = predictor_for(gpu, name, [Base.open(path) for path in paths], seed)
-    genomes = covering_genomes(predictor.space)
-    latency_ms = predictor.predict(genomes)[0].astype(np.float64)
-    write_predictor(predictor, out, check=Dataset(predictor.space, genomes, latency_ms, predictor.target))
+    write_unmeasured(predictor, out)
     assert isinstance(predictor.surrogate, Unmeasured)
     found = predictor.surrogate.generalised
     factors = np.exp(found.shifts)

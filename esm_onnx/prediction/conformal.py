@@ -42,6 +42,11 @@ class Interval:
     widths: tuple[float, ...]
     rows: int
 
+    @staticmethod
+    def boundless(bins: Bins, coverage: float = 0.9) -> Interval:
+        """What is promised where nothing was measured: from 0 to infinity."""
+        return Interval(coverage, tuple(bins.ranges), (math.inf,) * len(bins), 0)
+
     @property
     def factors(self) -> NDArray[np.float32]:
         """[bins, 2]: what a prediction is multiplied by to get lower and upper."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -81,10 +80,6 @@ def _read(store: Store, blocks: Space, facts: Mapping[str, Fact]) -> _Timed:
         for measurement in store.measurements(blocks, found, role=SUBJECT):
             latencies.setdefault(measurement.architecture, []).append(measurement.latency_ms)
     return _Timed(latencies, failed, seconds)
-
-
-COVERAGE = 0.9
-"""That bounds of 0 and infinity are stated to have: what is usual, for any would be true."""
 
 
 def table_of_layers(table: LookupTable, space: Space) -> tuple[Space, Lookup]:
@@ -171,13 +166,12 @@ def _what_it_is_for(content: Content) -> tuple[Space, Target]:
 def predictor_of(space: Space, lookup: Lookup, target: Target) -> Predictor:
     """A lookup table as a predictor: nothing is fitted, so nothing is known of its accuracy, and it promises no
     bounds."""
-    ranges = divide(space).ranges
     content = hashlib.sha256(space.fingerprint.encode() + np.ascontiguousarray(lookup.latency_ms, "<f8").tobytes())
     return Predictor(
         space=space,
         encoding=ENTRIES.name,
         surrogate=lut_of(lookup),
-        interval=Interval(COVERAGE, tuple(ranges), (math.inf,) * len(ranges), 0),
+        interval=Interval.boundless(divide(space)),
         target={"name": target.name, "facts": dict(target.facts)},
         trained=(),
         calibrated=(),

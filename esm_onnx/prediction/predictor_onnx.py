@@ -29,7 +29,7 @@ from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.graph import draw_predictor
 from esm_onnx.prediction.loaded import METADATA, SCHEMA, run, session_of
 from esm_onnx.prediction.predictor import Predictor
-from esm_onnx.prediction.selftest import Outputs, SelfTest
+from esm_onnx.prediction.selftest import Outputs, SelfTest, covering_genomes
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -60,6 +60,18 @@ def write_predictor(predictor: Predictor, path: Path | str, *, check: Dataset) -
     content = seal(model.SerializeToString(deterministic=True))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_unmeasured(predictor: Predictor, path: Path | str) -> None:
+    """Writes a predictor behind which no measurements stand: ONNX Runtime must predict the same for the genomes that
+    cover its space.
+
+    Raises:
+        WorkError: as `write_predictor`.
+    """
+    genomes = covering_genomes(predictor.space)
+    latency_ms = predictor.predict(genomes)[0].astype(np.float64)
+    write_predictor(predictor, path, check=Dataset(predictor.space, genomes, latency_ms, predictor.target))
 
 
 def build_model(predictor: Predictor, quantity: Quantity = LATENCY) -> onnx.ModelProto:

@@ -24,6 +24,7 @@ from esm_onnx.prediction.hybrid import Layout
 from esm_onnx.prediction.predictor import encode
 from esm_onnx.prediction.surrogate import Matrix
 from esm_onnx.prediction.surrogates import usual_encoding
+from esm_onnx.prediction.uncertainty import standardised
 
 POOL = 1000
 """Architectures to choose from, evenly from the bins of depth."""
@@ -94,10 +95,4 @@ def _described(space: Space, bases: Sequence[Base], genomes: NDArray[np.int64]) 
     encoding = usual_encoding("hybrid", space)
     columns = tuple(f"base{i}" for i in range(len(bases))) + tuple(find_encoding(encoding).columns(space))
     predicted, work, _ = Layout.of(columns, len(bases)).parts(encode(space, encoding, genomes, bases))
-    return np.hstack([_standardised(part) for part in (work, np.log(predicted))])
-
-
-def _standardised(x: Matrix) -> Matrix:
-    scale = x.std(axis=0)
-    standard: Matrix = (x - x.mean(axis=0)) / np.where(scale > 0, scale, 1.0) / x.shape[1] ** 0.5
-    return standard
+    return np.hstack([standardised(part) / part.shape[1] ** 0.5 for part in (work, np.log(predicted))])

@@ -39,7 +39,7 @@ def most_uncertain(
     if not candidates:
         return []
     genomes = np.array([to_genome(space, architecture) for architecture in (*candidates, *known)], np.int64)
-    x = _standardised(encoding.encode(space, genomes))
+    x = standardised(encoding.encode(space, genomes))
     rows, measured = x[: len(candidates)], x[len(candidates) :]
     inverse = np.linalg.inv(PRIOR * np.eye(x.shape[1]) + measured.T @ measured)
     variance = np.einsum("ij,jk,ik->i", rows, inverse, rows)
@@ -60,7 +60,8 @@ def most_uncertain(
         inverse = inverse - np.outer(towards, towards) / norm
 
 
-def _standardised(x: Matrix) -> Matrix:
+def standardised(x: Matrix) -> Matrix:
+    """Columns with mean 0 and standard deviation 1; constant ones are 0."""
     scale = x.std(axis=0)
     standard: Matrix = (x - x.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     return standard

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ from esm_onnx.prediction.surrogate import Matrix, Nodes
 
 ENCODING = "feature"
 """A predictor has one; this one asks the bases alone."""
-COVERAGE = 0.9
 SAME = ("batch", "precision")
 """Facts in which all bases must agree: another batch is another work."""
 
@@ -66,13 +64,12 @@ def predictor_for(gpu: Gpu, name: str, bases: Sequence[Base], seed: int = 0) -> 
     genomes = surveyed_genomes(space, seed)
     predicted = np.column_stack([base.predict(genomes) for base in bases])
     found = generalise([gpu_of(base) for base in bases], predicted, gpu)
-    ranges = divide(space).ranges
     told_by = "".join((*(base.loaded.digest for base in bases), repr(gpu)))
     return Predictor(
         space=space,
         encoding=ENCODING,
         surrogate=Unmeasured(found),
-        interval=Interval(COVERAGE, tuple(ranges), (math.inf,) * len(ranges), 0),
+        interval=Interval.boundless(divide(space)),
         target={"name": name, "facts": {"device": name, **{fact: facts[fact] for fact in SAME if fact in facts}}},
         trained=(),
         calibrated=(),
