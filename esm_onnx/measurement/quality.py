@@ -31,6 +31,38 @@ APART = 1.5
 GREATEST_SHIFT = math.log(1.25)
 """A regime in which the ratios differ by more than this is not brought over, but measured again."""
 
+STATES = ("steady", "drifting", "unreliable")
+"""Of references: within half the tolerance; beyond that; and what is measured beside them does not stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Where the references of a session stand.
+
+    Attributes:
+        share: how far the last round is off what is known of them, as a share; timed plainly, the relative standard
+            deviation of the one that scatters most.
+        tolerance: the protocol's.
+        alarm: what is wrong with that round, or with the plain session; empty when nothing is.
+    """
+
+    share: float
+    tolerance: float
+    alarm: str = ""
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`."""
+        steady, drifting, unreliable = STATES
+        if self.alarm:
+            return unreliable
+        return drifting if abs(self.share) > self.tolerance / 2 else steady
+
+    @property
+    def gravity(self) -> tuple[int, float]:
+        """The greater, the worse."""
+        return STATES.index(self.state), abs(self.share) / self.tolerance
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -44,6 +76,7 @@ class Quality:
         alarms: what is wrong with each round that is not good, by its number from 1.
         subjects: number of subjects that stand, and of all.
         rounds: number of rounds of references.
+        drift: where the references stand; None while there is nothing to compare them with.
     """
 
     spreads: Mapping[str, float]
@@ -53,6 +86,7 @@ class Quality:
     alarms: Mapping[int, str] = field(default_factory=dict)
     subjects: tuple[int, int] = (0, 0)
     rounds: int = 0
+    drift: Drift | None = None
 
     @property
     def accepted(self) -> bool:
@@ -124,13 +158,16 @@ def _judge_whole(records: Sequence[Measurement], protocol: Protocol) -> Quality:
         if not spread <= protocol.tolerance
     ]
     subjects = sum(record.role != REFERENCE for record in records)
+    alarm = ", ".join(wrong)
+    repeated = any(len(latencies) > 1 for latencies in reference_latencies(records).values())
     return Quality(
         spreads,
         protocol.tolerance,
         (not wrong,) * len(records),
         (1.0,) * len(records),
-        {0: ", ".join(wrong)} if wrong else {},
+        {0: alarm} if wrong else {},
         (0 if wrong else subjects, subjects),
+        drift=Drift(max(spreads.values()), protocol.tolerance, alarm) if repeated else None,
     )
 
 
@@ -155,7 +192,15 @@ def _judge_stretches(records: Sequence[Measurement], protocol: Protocol, known: 
         {number: examined.alarm for number, examined in enumerate(rounds, 1) if examined.alarm},
         (sum(subjects), len(subjects)),
         len(rounds),
+        _drift(rounds, protocol, known),
     )
+
+
+def _drift(rounds: Sequence[_Round], protocol: Protocol, known: Level | None) -> Drift | None:
+    """Of the last round; the first one of all is only compared with itself."""
+    if not rounds or (known is None and len(rounds) == 1 and not rounds[0].alarm):
+        return None
+    return Drift(math.expm1(rounds[-1].shift), protocol.tolerance, rounds[-1].alarm)
 
 
 def _rounds(records: Sequence[Measurement], protocol: Protocol) -> list[tuple[int, int]]:

@@ -29,7 +29,7 @@ from esm_onnx.measurement.calibration import establish
 from esm_onnx.measurement.claims import Claims
 from esm_onnx.measurement.layers import times_by_block
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.quality import Quality
+from esm_onnx.measurement.quality import Drift, Quality
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, as_measurement
 from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
@@ -52,14 +52,18 @@ class Progress:
     Attributes:
         total: architectures asked for.
         done: those in accepted sessions, and those measured in the session that is running.
-        failed: architectures without a latency.
+        failed: those that the profiler tried and that gave no latency.
         message: something to be told once; empty otherwise.
+        drift: where the references of the running session stand; None before they can be compared with others.
+        source: who measures, where there are several: a device of a fleet, a runtime.
     """
 
     total: int
     done: int
     failed: int
     message: str = ""
+    drift: Drift | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class Profiler:
         self._narrow = self.export.precision != "fp32"
         self._calibration: Calibration | None = None
         self._calibration_subnet: Path | None = None
+        self._failing: set[Architecture] = set()
+        self._drift: Drift | None = None
 
     def __enter__(self) -> Profiler:
         return self
@@ -196,10 +202,13 @@ class Profiler:
         """Sessions until nothing is left to measure, or it is enough."""
         qualities: list[Quality] = []
         rejected = 0
-        while (todo := self._todo(asked)) and not enough():
+        if not (todo := self._todo(asked)):
+            self._tell(len(asked), len(asked))
+        while todo and not enough():
             if self.protocol.paired and self._calibration is None:
                 self._calibrate()
             quality = yield from self._session(todo, asked, enough)
+            todo = self._todo(asked)
             qualities.append(quality)
             rejected = 0 if quality.accepted else rejected + 1
             if rejected == self.protocol.attempts:
@@ -241,28 +250,34 @@ class Profiler:
         room = max(0, self.protocol.session_size - len(before))
         subjects = [architecture for architecture in todo if architecture not in before]
         done = len(asked) - len(todo) + len(before.intersection(todo))
-        failed = 0
-        told = partial(Progress, len(asked))
+        self._drift = None
+        tell = partial(self._tell, len(asked))
+        tell(done)
         rng = Random(f"{self.protocol.seed} {session}")
         places = draw_places(min(room, len(subjects)), self.protocol.reference_every, rng)
-        self._round(session, told(done, failed))
+        self._round(session, partial(tell, done))
         for place, architecture in enumerate(islice(self._taken(subjects), room)):
             if enough():
                 break  # no rounds for subjects that are not measured
             if place in places:
-                self._round(session, told(done, failed))
+                self._round(session, partial(tell, done))
             record = self._measure_well(session, architecture, SUBJECT)
-            failed += isinstance(record, Failure)
+            self._failing.discard(architecture)
+            if isinstance(record, Failure):
+                self._failing.add(architecture)
             done += 1
-            self._report(told(done, failed))
+            tell(done)
             yield
-        self._round(session, told(done, failed), tell=False)
+        self._round(session)
         quality, status = close_session(self.store, self.space, self.target, session, self.protocol, self._board)
         left = len(self._todo(asked))
         records = list(self.store.measurements(self.space, session=session))
-        message = "; ".join([f"session {session} {status}: {quality}", *remarks(records, self.protocol)])
-        self._report(told(len(asked) - left, failed, message))
+        self._drift = quality.drift
+        tell(len(asked) - left, "; ".join([f"session {session} {status}: {quality}", *remarks(records, self.protocol)]))
         return quality
+
+    def _tell(self, total: int, done: int, message: str = "") -> None:
+        self._report(Progress(total, done, len(self._failing), message, self._drift, self._board or ""))
 
     def _close_abandoned(self) -> None:
         """Judges the sessions that interrupted commands left open and this one does not continue."""
@@ -277,8 +292,8 @@ class Profiler:
         board = {BOARD: self._board} if self._board else {}
         return {"protocol": self.protocol.as_json(), **({"energy_counter": counter} if counter else {}), **board}
 
-    def _round(self, session: int, progress: Progress, *, tell: bool = True) -> None:
-        """Measures every reference, and tells at once when they have moved."""
+    def _round(self, session: int, tell: Callable[[str], None] | None = None) -> None:
+        """Measures every reference, and tells at once where they stand."""
         for reference in self.references:
             record = self._measure_well(session, reference, REFERENCE)
             if isinstance(record, Failure):  # once may be an accident, a process killed from outside
@@ -287,11 +302,13 @@ class Profiler:
                 raise WorkError(
                     f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
                 )
-        if tell and self.protocol.paired:
-            quality = judge_session(self.store, self.space, self.target, session, self.protocol, self._board)
-            if alarm := quality.alarms.get(quality.rounds):
-                told = f"round {quality.rounds} of references: {alarm}; what lies beside it will be measured again"
-                self._report(replace(progress, message=told))
+        if tell is None:
+            return
+        quality = judge_session(self.store, self.space, self.target, session, self.protocol, self._board)
+        self._drift = quality.drift
+        alarm = quality.alarms.get(quality.rounds) if self.protocol.paired else None
+        beside = f"round {quality.rounds} of references: {alarm}; what lies beside it will be measured again"
+        tell(beside if alarm else "")
 
     def _calibrate(self) -> None:
         """Makes the calibration subnet, and establishes its nominal latency where the store does not know it yet."""

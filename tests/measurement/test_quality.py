@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from esm_onnx.architectures import Architecture, sample
 from esm_onnx.measurement.conditions import Reason
 from esm_onnx.measurement.protocol import PAPER, Protocol
-from esm_onnx.measurement.quality import Level, Quality, judge, level_of, noise_floor, relative_std
+from esm_onnx.measurement.quality import Drift, Level, Quality, judge, level_of, noise_floor, relative_std
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Measurement, Pairing
 from esm_onnx.measurement.references import draw_references
 from esm_onnx.testing import tiny_space
@@ -382,3 +382,46 @@ def scale_nominal(measurement: Measurement, scale: float) -> Measurement:
     pairing = Pairing(tuple(scale * x for x in measurement.pairing.calibration_ms), scale)
     runs = tuple(scale * run for run in measurement.runs_ms)
     return Measurement(measurement.architecture, measurement.role, runs, 0.0, measurement.dropped, pairing)
+
+
+@given(st.floats(-0.2, 0.2), st.floats(-0.2, 0.2))
+def test_the_drift_is_that_of_the_last_round_beside_what_is_known(before: float, last: float) -> None:
+    quality = judge([*round_of(before), *stretch(), *round_of(last)], PAIRED, KNOWN)
+    assert quality.drift is not None
+    assert quality.drift.share == pytest.approx(math.exp(last) - 1, abs=1e-12)
+    assert quality.drift.alarm == quality.alarms.get(2, "")
+    edges = [0.015, 0.03]  # half the tolerance, and all of it
+    if all(abs(abs(math.exp(last) - 1) - edge) > 1e-3 for edge in edges):
+        words = {0: "steady", 1: "drifting", 2: "unreliable"}
+        assert quality.drift.state == words[sum(abs(math.exp(last) - 1) > edge for edge in edges)]
+
+
+def test_a_first_round_has_not_drifted_from_anything() -> None:
+    assert judge(round_of(), PAIRED).drift is None
+    assert judge(round_of(0.01), PAIRED, KNOWN).drift == Drift(pytest.approx(math.expm1(0.01)), 0.03)
+    noisy = [record(reference, REFERENCE, dropped=Reason.PREEMPTED) for reference in REFERENCES]
+    assert judge(noisy, PAIRED).drift == Drift(0.0, 0.03, "too few clean runs, or too noisy ones")
+
+
+def test_another_regime_is_no_alarm_and_not_steady() -> None:
+    drift = judge([*round_of(), *stretch(), *round_of(0.1, speed=0.7)], PAIRED, KNOWN).drift
+    assert drift is not None
+    assert (drift.share, drift.alarm, drift.state) == (pytest.approx(math.expm1(0.1)), "", "drifting")
+
+
+@given(st.lists(st.lists(st.floats(1, 2), min_size=2, max_size=4), min_size=1, max_size=3))
+def test_the_drift_of_a_plain_session_is_the_greatest_spread(latencies: list[list[float]]) -> None:
+    quality = judge(plain_rounds(latencies, ARCHITECTURES), PAPER)
+    worst = max(statistics.stdev(series) / statistics.fmean(series) for series in latencies)
+    assert quality.drift is not None
+    assert quality.drift.share == pytest.approx(worst)
+    assert (quality.drift.state == "unreliable") == (not quality.accepted)
+    assert judge(plain_rounds([series[:1] for series in latencies], ARCHITECTURES), PAPER).drift is None
+
+
+@given(st.lists(st.floats(-0.1, 0.1), min_size=1), st.sampled_from([0.01, 0.03]))
+def test_the_gravest_drift_is_an_alarm_or_the_farthest(shares: list[float], tolerance: float) -> None:
+    calm = [Drift(share, tolerance) for share in shares]
+    assert abs(max(calm, key=lambda drift: drift.gravity).share) == max(map(abs, shares))
+    alarm = Drift(0.0, tolerance, "references disagree")
+    assert max([*calm, alarm], key=lambda drift: drift.gravity) == alarm

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plugins import install_faulty
+from plugins import choose_faults, install_faulty
 
 from esm_onnx.architectures import Architecture, Export, Space
 from esm_onnx.errors import InputError, ThresholdNotMet, WorkError
+from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement import session
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.record import REFERENCE, SUBJECT
@@ -50,7 +52,7 @@ def test_every_architecture_is_measured_among_references(
         subjects.append(roles.count("s"))
     assert subjects == [5, 3]
     assert store.measured(tiny, target) == set(eight)
-    assert [p.done for p in told if not p.message] == list(range(1, 9))
+    assert [done for done, _ in groupby(p.done for p in told)] == list(range(9))
     assert told[-1].done == told[-1].total == 8
 
 
@@ -143,6 +145,69 @@ def test_a_device_whose_ratios_move_is_told_at_once_and_nothing_of_it_is_believe
             measuring.profile(eight)
         assert store.measured(tiny, measuring.target) == set()
     assert any(re.match(r"round 2 of references: .* %; what lies beside it", message) for message in told), told
+
+
+def test_progress_says_where_the_references_of_the_running_session_stand(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    told: list[Progress] = []
+    calm = {"report": told.append, "protocol": replace(QUICK, reference_every=2)}
+    with profiler(tiny, store, tmp_path / "s", "faulty", **calm) as measuring:
+        measuring.profile(eight)
+    assert told[0].drift is None  # nothing is measured yet
+    states = [progress.drift and (progress.drift.share, progress.drift.state) for progress in told]
+    assert states[-1] == (pytest.approx(0, abs=1e-9), "steady")
+    second = next(i for i, progress in enumerate(told) if "session 1 accepted" in progress.message) + 1
+    assert states[second] is None
+    assert states[second + 1] == states[-1]  # beside what the first session has shown
+
+    told.clear()
+    moving = {"settings": RuntimeSettings(device="warps"), "report": told.append}
+    with profiler(tiny, store, tmp_path / "s", "faulty", **moving) as measuring:
+        with pytest.raises(ThresholdNotMet):
+            measuring.profile(eight)
+    alarms = [progress for progress in told if "what lies beside it" in progress.message]
+    assert alarms
+    for progress in alarms:
+        assert progress.drift is not None
+        assert f": {progress.drift.alarm}; what lies beside it" in progress.message
+        assert progress.drift.state == "unreliable"
+        assert abs(progress.drift.share) > progress.drift.tolerance == QUICK.tolerance
+
+
+def test_the_spread_of_references_in_a_plain_session_is_told_while_it_runs(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    told: list[Progress] = []
+    drifting = {"settings": RuntimeSettings(device="drift"), "report": told.append}
+    often = replace(PLAIN, reference_every=1, attempts=1)
+    with profiler(tiny, store, tmp_path / "s", "faulty", protocol=often, **drifting) as measuring:
+        with pytest.raises(ThresholdNotMet):
+            measuring.profile(eight[:5])
+    running = [progress.drift for progress in told if not progress.message]
+    assert [drift and drift.state for drift in running[:3]] == [None, None, None]  # after the first round and a subject
+    assert running[-1] is not None
+    assert running[-1].state == "unreliable"
+    assert running[-1].alarm.startswith("reference 1")
+
+
+def test_failed_are_those_that_gave_no_latency_in_any_session(
+    tiny: Space, eight: list[Architecture], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_faulty(tmp_path, monkeypatch)
+    told: list[Progress] = []
+    settings = RuntimeSettings(device="chosen")
+    choose_faults(tmp_path, {})
+    with profiler(tiny, store, tmp_path / "s", "faulty", settings=settings, report=told.append) as measuring:
+        good = [a for a in eight if a not in measuring.references]
+        subnets = [write_subnet(tiny, each, tmp_path / "s", ExportSettings()).path for each in good[:2]]
+        choose_faults(tmp_path, dict.fromkeys(subnets, "load"))
+        outcome = measuring.profile(good)
+    assert len(outcome.failures) == 2
+    assert [failed for failed, _ in groupby(progress.failed for progress in told)] == [0, 1, 2]
+    assert told[-1].done == told[-1].total
 
 
 def test_what_a_drift_does_to_subnet_and_calibration_alike_cancels(
