@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import cache
 
 from esm_onnx.architectures.architecture import Architecture, Options
 from esm_onnx.architectures.space import Feature, Space, select
@@ -25,10 +26,15 @@ def genome_length(space: Space) -> int:
 
 def genome_columns(space: Space) -> list[str]:
     """A name for each place of the genome: `resolution`, `u1b1.kernel`, …"""
+    return list(_columns(space))
+
+
+@cache
+def _columns(space: Space) -> tuple[str, ...]:
     columns = [feature.name for feature in space.network]
     for u, slots in enumerate(space.slots, 1):
         columns += [f"u{u}b{j}.{feature.name}" for j in range(1, slots + 1) for feature in space.features]
-    return columns
+    return tuple(columns)
 
 
 def to_genome(space: Space, architecture: Architecture) -> Genome:
@@ -58,7 +64,7 @@ def from_genome(space: Space, genome: Sequence[int]) -> Architecture:
     expected = genome_length(space)
     if len(genome) != expected:
         raise InputError(f"a genome of {len(genome)} integers, expected {expected} for space {space.name!r}")
-    names, width = genome_columns(space), len(space.features)
+    names, width = _columns(space), len(space.features)
     row = [_integer(value, name) for value, name in zip(genome, names, strict=True)]
     at = len(space.network)
     network = select(space.network, _checked(row[:at], space.network, names))
@@ -74,7 +80,7 @@ def from_genome(space: Space, genome: Sequence[int]) -> Architecture:
                 raise InputError(f"genome, {slot_names[0]}: a block after an absent one")
             blocks.append(space.block_of(_checked(slot, space.features, slot_names)))
         units.append(tuple(blocks))
-    return space.check(Architecture(space.name, tuple(units), network))
+    return space.check_units(Architecture(space.name, tuple(units), network))  # its options are the space's own
 
 
 def _indices(options: Options, features: tuple[Feature, ...]) -> list[int]:

@@ -192,14 +192,26 @@ class Space:
         if architecture.space != self.name:
             raise InputError(f"the architecture belongs to space {shown(architecture.space)}, expected {self.name!r}")
         _check_options(architecture.network, self.network, "network")
+        for u, blocks in enumerate(architecture.units, 1):
+            for j, block in enumerate(blocks, 1):
+                _check_options(block, self.features, f"unit {u}, block {j}")
+        return self.check_units(architecture)
+
+    def check_units(self, architecture: Architecture) -> Architecture:
+        """The architecture itself, all of whose options are this space's, if its units are too: their depths, and what
+        their blocks share.
+
+        Raises:
+            InputError: they are not.
+        """
         if len(architecture.units) != len(self.depths):
             raise InputError(f"{len(architecture.units)} units, expected {len(self.depths)} in space {self.name!r}")
         for u, (blocks, depths) in enumerate(zip(architecture.units, self.depths, strict=True), 1):
             if len(blocks) not in depths:
                 raise InputError(f"unit {u} has {len(blocks)} blocks, expected one of {listed(depths)}")
-            for j, block in enumerate(blocks, 1):
-                _check_options(block, self.features, f"unit {u}, block {j}")
-                self._check_shared(block, blocks, f"unit {u}, block {j}")
+            if self.unit or self.coupled:
+                for j, block in enumerate(blocks, 1):
+                    self._check_shared(block, blocks, f"unit {u}, block {j}")
         return architecture
 
     def _check_shared(self, block: Options, blocks: tuple[Options, ...], place: str) -> None:

@@ -130,7 +130,9 @@ class Measurement:
     @property
     def reasons(self) -> Counter[Reason]:
         """How many runs have each reason."""
-        return Counter({reason: count for reason in Reason if (count := sum(bool(b & reason) for b in self.dropped))})
+        bits = np.asarray(self.dropped, np.int64)
+        counts = ((reason, int(np.count_nonzero(bits & int(reason)))) for reason in Reason)
+        return Counter({reason: count for reason, count in counts if count})
 
     def _without(self, allowed: Reason) -> NDArray[np.bool_]:
         """The runs that have no reason but those allowed."""

@@ -42,6 +42,8 @@ class SessionReport:
     """The report of one session.
 
     Attributes:
+        protocol: how it was measured; empty for what was measured elsewhere.
+        started_at: of its first measurement, in seconds since 1970; None of an empty session.
         subjects: number of measurements of subjects, and of those that stand.
         capped: measurements whose interval was still wider than the target error when the last run was done.
         noise_floor: relative standard deviation of the references that stand, as a share; None where unknown.
@@ -57,6 +59,8 @@ class SessionReport:
     number: int
     status: str
     verdict: str
+    protocol: Mapping[str, Any]
+    started_at: float | None
     references: tuple[ReferencePoint, ...]
     subjects: int
     standing: int
@@ -95,23 +99,29 @@ def remarks(records: Sequence[Measurement], protocol: Protocol) -> list[str]:
 
 def report_sessions(store: Store, space: Space, target: Target) -> Iterator[SessionReport]:
     """The report of each session of a space on a target, oldest first."""
+    return (report for report, _ in read_sessions(store, space, target))
+
+
+def read_sessions(store: Store, space: Space, target: Target) -> Iterator[tuple[SessionReport, list[Measurement]]]:
+    """The report of each session of a space on a target, oldest first, with those of its measurements that stand."""
     for number, status, provenance, verdict in store.sessions(space, target):
         records = list(store.measurements(space, session=number))
         standing = store.standing(number) if status == ACCEPTED else [False] * len(records)
         failures = Counter(failure.kind for failure in store.failures(space, target, session=number))
-        target_error = provenance.get("protocol", {}).get("target_error")
-        yield _report(number, status, verdict, records, standing, failures, target_error)
+        report = _report(number, status, verdict, provenance.get("protocol", {}), records, standing, failures)
+        yield report, [record for record, stands in zip(records, standing, strict=True) if stands]
 
 
 def _report(
     number: int,
     status: str,
     verdict: str,
+    protocol: Mapping[str, Any],
     records: Sequence[Measurement],
     standing: Sequence[bool],
     failures: Mapping[str, int],
-    target_error: float | None,
 ) -> SessionReport:
+    target_error = protocol.get("target_error")
     judged = list(zip(records, standing, strict=True))
     subjects = [(record, stands) for record, stands in judged if record.role != REFERENCE]
     dropped: Counter[str] = Counter()
@@ -121,6 +131,8 @@ def _report(
         number=number,
         status=status,
         verdict=verdict,
+        protocol=protocol,
+        started_at=records[0].started_at if records else None,
         references=tuple(_points(judged)),
         subjects=len(subjects),
         standing=sum(stands for _, stands in subjects),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +12,12 @@ from esm_onnx.architectures.blocks import is_block_space
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.quantities import LATENCY, Quantity
-from esm_onnx.measurement.record import SUBJECT
+from esm_onnx.measurement.record import SUBJECT, Measurement
 from esm_onnx.measurement.store import Content, Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.lookup import find_table
+from esm_onnx.prediction.lookup_encoding import NO_TABLE, Lookup
 
 NO_SUM = "lookup tables are of latencies, and what is predicted is {}"
 
@@ -72,7 +73,21 @@ def assemble(
         only: take no other architectures, and those in this order; None takes all in the order of measuring.
         quantity: what is to be predicted; measurements without it are left out.
     """
-    measured = [found for each in store.measurements(space, target) if (found := each.of(quantity.field)) is not None]
+    lookup = find_table(store, space, target) if quantity == LATENCY else NO_SUM.format(quantity.name)
+    return dataset_of(store.measurements(space, target), space, target, only=only, quantity=quantity, lookup=lookup)
+
+
+def dataset_of(
+    records: Iterable[Measurement],
+    space: Space,
+    target: Target,
+    *,
+    only: Collection[Architecture] | None = None,
+    quantity: Quantity = LATENCY,
+    lookup: Lookup | str = NO_TABLE,
+) -> Dataset:
+    """The dataset of measurements that stand, subjects and references; see `assemble`."""
+    measured = [found for each in records if (found := each.of(quantity.field)) is not None]
     latencies: dict[Architecture, list[float]] = {}
     for measurement in measured:
         if measurement.role == SUBJECT:
@@ -85,7 +100,7 @@ def assemble(
         latency_ms=np.array([np.mean(latencies[row]) for row in rows], dtype=np.float64),
         target={"name": target.name, "facts": dict(target.facts)},
         noise_floor=noise_floor(measured),
-        lookup=find_table(store, space, target) if quantity == LATENCY else NO_SUM.format(quantity.name),
+        lookup=lookup,
         quantity=quantity.field,
     )
 

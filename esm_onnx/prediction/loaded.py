@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,6 +132,16 @@ class LoadedPredictor:
         """Which rows set the width of its interval."""
         return self._known("calibrated_on", genomes)
 
+    def out_of_fold(self, genomes: NDArray[np.int64]) -> Floats:
+        """[n] what was predicted for each row by surrogates that had not seen it; NaN where that is not known.
+
+        It is known of what was trained on with cross-validation. Of a row that is neither trained nor calibrated on,
+        `predict` says the same.
+        """
+        known = np.frombuffer(base64.b64decode(self.metadata.get("out_of_fold", "")), "<f4")
+        by_digest = dict(zip(self.metadata["trained_on"].split(), known.tolist(), strict=False))
+        return np.array([by_digest.get(digest, np.nan) for digest in row_digests(genomes)], np.float32)
+
     def _known(self, key: str, genomes: NDArray[np.int64]) -> NDArray[np.bool_]:
         known = set(self.metadata[key].split())
         return np.array([digest in known for digest in row_digests(genomes)], bool)
@@ -198,7 +209,9 @@ def _read(session: Any) -> tuple[Space, dict[str, Any], SelfTest]:
             raise InputError(f"its graph lacks an output, expected {', '.join(outputs)}: train it anew")
         for name in ("name", "facts"):
             metadata["target"][name]
-        metadata["trained_on"].split(), metadata["calibrated_on"].split()
+        trained, _ = metadata["trained_on"].split(), metadata["calibrated_on"].split()
+        if len(base64.b64decode(metadata.get("out_of_fold", ""), validate=True)) not in (0, 4 * len(trained)):
+            raise InputError("its metadata tells of other rows than it was trained on: train it anew")
         return space, metadata, SelfTest.from_json(metadata["selftest"], space, outputs)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"its metadata is damaged ({type(error).__name__}: {error}): train it anew") from None

@@ -33,6 +33,8 @@ class Predictor:
         trained, calibrated: digests of the rows trained on, and of those that set the interval; see `row_digests`.
         dataset: digest of everything it was made from, held-out rows included.
         evaluation: on rows that were held out, or predicted out of their fold; None where there are no measurements.
+        out_of_fold: [trained rows] what surrogates that had not seen a row predicted for it; empty where rows were
+            held out instead.
         bases: predictors of other devices, whose predictions stand in front of what is encoded.
     """
 
@@ -46,6 +48,7 @@ class Predictor:
     dataset: str
     evaluation: Evaluation | None
     bases: tuple[Base, ...] = ()
+    out_of_fold: tuple[float, ...] = ()
 
     def predict(self, genomes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
         """The quantity (latency_ms in most) and the bounds of its interval, each [n], of genomes [n, genome length]."""

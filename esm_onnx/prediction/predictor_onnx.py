@@ -7,9 +7,10 @@ Standard operators only. The file carries a digest of itself and a self-test (`d
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,14 @@ several powers of ten, a few predictions end near 0, and float32 leaves them no 
 """
 
 
-def write_predictor(predictor: Predictor, path: Path | str, *, check: Dataset) -> None:
+def write_predictor(
+    predictor: Predictor, path: Path | str, *, check: Dataset, rounds: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Writes predictor.onnx, once ONNX Runtime has shown to predict the same from it.
 
     Args:
         check: rows of the quantity that is predicted, on which both must agree to 1e-4 of it.
+        rounds: of the loop that it comes from, as JSON data.
 
     Raises:
         WorkError: they do not agree, or the test genomes get no prediction; nothing is written.
@@ -55,7 +59,7 @@ def write_predictor(predictor: Predictor, path: Path | str, *, check: Dataset) -
     outputs_of = partial(run, session_of(model.SerializeToString()), quantity)
     _compare(predictor, outputs_of, check)
     selftest = SelfTest.of(predictor.space, outputs_of)
-    told = metadata(predictor, quantity) | {"selftest": selftest.as_json()}
+    told = metadata(predictor, quantity) | {"selftest": selftest.as_json(), "rounds": list(rounds)}
     helper.set_model_props(model, {METADATA: json.dumps(told, allow_nan=False), DIGEST: UNSEALED})
     content = seal(model.SerializeToString(deterministic=True))
     with replacing(path) as temporary:
@@ -122,6 +126,7 @@ def metadata(predictor: Predictor, quantity: Quantity = LATENCY) -> dict[str, An
         "dataset": predictor.dataset,
         "trained_on": " ".join(predictor.trained),
         "calibrated_on": " ".join(predictor.calibrated),
+        "out_of_fold": base64.b64encode(np.array(predictor.out_of_fold, "<f4").tobytes()).decode(),
     }
 
 

@@ -99,12 +99,14 @@ def train(
     for other in (held_out, test):
         if other is not None:
             _check_apart(dataset, other)
+    out_of_fold: tuple[float, ...] = ()
     encoding = settings.encoding or usual_encoding(settings.surrogate, dataset.space)
     examples = examples_of(dataset, encoding, settings.seed, bases)
     if held_out is None:
         judged = dataset
         fitted = SURROGATES[settings.surrogate].with_folds(examples, assign_folds(dataset, bins, settings))
         surrogate, predicted = fitted.surrogate, np.maximum(finite(fitted.out_of_fold, settings.surrogate), LEAST_MS)
+        out_of_fold = tuple(predicted.tolist())
     else:
         judged = held_out
         surrogate = (fit or SURROGATES[settings.surrogate].fit)(examples)
@@ -124,6 +126,7 @@ def train(
         dataset=whole.digest,
         evaluation=evaluation,
         bases=tuple(bases),
+        out_of_fold=out_of_fold,
     )
     if test is None:
         return predictor, evaluation
