@@ -226,7 +226,7 @@ class Fleet:
                         0,
                         0,
                         0,
-                        f"its references differ by more than 3 % from those of "
+                        f"{member.board}: its references differ by more than 3 % from those of "
                         f"{target.name!r}, so it is a target of its own, {member.profiler.own.name!r}",
                     ),
                 )

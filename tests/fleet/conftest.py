@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
@@ -19,17 +20,18 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+from cli.calls import TINY_TOML, write_architectures
 from plugins import started_in
 
-from esm_onnx.architectures import Architecture, sample, to_json
+from esm_onnx.architectures import Architecture, sample
 from esm_onnx.measurement.record import SUBJECT
 from esm_onnx.measurement.store import Store
-from esm_onnx.testing import TINY_TABLE, tiny_space
+from esm_onnx.testing import tiny_space
 
 PATIENCE_S = 60
 
 PACED = """
-import os, pathlib, time
+import json, os, pathlib, time
 from contextlib import contextmanager
 from esm_onnx.measurement.conditions import Counters
 from esm_onnx.measurement.runtime import Runtime
@@ -48,13 +50,15 @@ class Paced(Runtime):
     def load(self, subnet):
         size = len(subnet.read_bytes())
         who = os.environ.get("PACED") or self.settings.device
+        pace_s = float(os.environ.get("PACE_S", 0.001))
+        slower = json.loads(os.environ.get("SLOWER", "{}")).get(self.settings.device, 1)
 
         def infer():
             while (HERE / f"hang-{who}").exists():
                 (HERE / f"hanging-{who}").write_text(str(os.getpid()))
                 time.sleep(0.01)
-            time.sleep(0.001)
-            self.now += 1000 * size
+            time.sleep(pace_s)
+            self.now += round(1000 * size * slower)
 
         yield infer
 
@@ -75,28 +79,37 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "home").mkdir()
-        (folder / "paced.py").write_text(PACED)
-        info = folder / "paced-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: paced\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[esm_onnx.runtimes]\npaced = paced:Paced\n")
+        self.install("paced", PACED)
         paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
         ray = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         places = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "cache"), "STARTED_IN": str(folder)}
         ray["RAY_TMPDIR"] = str(folder)
         self.environment = {**ray, **places, "PYTHONPATH": os.pathsep.join(paths)}
 
+    def install(self, name: str, source: str) -> None:
+        """A stranger's runtime, whose class is called like it."""
+        (self.folder / f"{name}.py").write_text(source)
+        info = self.folder / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[esm_onnx.runtimes]\n{name} = {name}:{name.title()}\n")
+
     def head(
         self,
         devices: dict[str, str | None],
         *,
+        within: Sequence[str] = (),
         runtime: str = "paced",
         count: int = 40,
         address: str = "local",
         patience: dict[str, float] | None = None,
         **protocol: Any,
     ) -> subprocess.Popen[str]:
-        """A head that measures `count` architectures."""
+        """A head that measures `count` architectures.
+
+        Args:
+            within: a command that runs another one, such as `ip netns exec NAME`.
+        """
         plain = {"paired": False, "target_error": None, "runs": 10, "references": 1, "reference_every": 20}
         given = {
             "folder": str(self.folder),
@@ -107,35 +120,42 @@ class Site:
             "patience": patience or {},
             "protocol": {**plain, **protocol},
         }
-        command = [sys.executable, str(Path(__file__).parent / "fleet_program.py"), json.dumps(given)]
-        pipe = subprocess.PIPE
+        command = [*within, sys.executable, str(Path(__file__).parent / "fleet_program.py"), json.dumps(given)]
         environment = {**self.environment, "RAY_AUTH_MODE": "token"}
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+        with (self.folder / "told").open("w") as told:
+            return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=told, text=True)
 
-    def profile(self, devices: dict[str, str | None], count: int, *options: str) -> subprocess.Popen[str]:
-        """The command that measures `count` architectures on devices of this machine."""
-        plain = {key: value for key, value in TINY_TABLE.items() if not isinstance(value, dict)}
-        tables = {key: value for key, value in TINY_TABLE.items() if isinstance(value, dict)}
-        toml = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
-        for name, table in tables.items():
-            toml += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
-        (self.folder / "tiny.toml").write_text("\n".join(toml))
-        asked = [json.dumps(to_json(tiny_space(), each)) for each in architectures(count)]
-        (self.folder / "a.jsonl").write_text("\n".join(asked))
+    @property
+    def told(self) -> str:
+        """What the last head has said so far, but for its result."""
+        return (self.folder / "told").read_text()
+
+    def ended(self, head: subprocess.Popen[str]) -> dict[str, Any]:
+        """What a head printed that ended well."""
+        out, _ = head.communicate(timeout=3 * PATIENCE_S)
+        assert head.returncode == 0, self.told
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])  # Ray prints before it
+        return result
+
+    def command(self, *words: str) -> subprocess.Popen[str]:
+        """A command as a user types it, in the folder, where the space is `tiny.toml` and the store `esm.db`."""
+        (self.folder / "tiny.toml").write_text(TINY_TOML)
+        command = [sys.executable, "-c", "from esm_onnx.cli import main; main()", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+
+    def profile(
+        self, devices: dict[str, str | None], count: int, *options: str, address: str = "local"
+    ) -> subprocess.Popen[str]:
+        """The command that measures `count` architectures on devices of a cluster."""
+        write_architectures(self.folder / "a.jsonl", tiny_space(), architectures(count))
         named = [part for name, device in devices.items() for part in ("--device", f"{name}={device}")]
-        command = ["profile", "--space", "tiny.toml", "--architectures", "a.jsonl", "--fleet", "local", "--json"]
-        return subprocess.Popen(
-            [sys.executable, "-c", "from esm_onnx.cli import main; main()", *command, *named, *options],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        asked = ("--space", "tiny.toml", "--architectures", "a.jsonl", "--fleet", address, "--json")
+        return self.command("profile", *asked, *named, *options)
 
-    def node(self, *options: str, **environment: str) -> None:
+    def node(self, *options: str, within: Sequence[str] = (), **environment: str) -> None:
         """Starts a node that stays when the command has ended."""
-        command = [sys.executable, "-c", "from esm_onnx.cli import main; main()", "fleet", "start"]
+        command = [*within, sys.executable, "-c", "from esm_onnx.cli import main; main()", "fleet", "start"]
         done = subprocess.run(
             [*command, *options], env={**self.environment, **environment}, capture_output=True, text=True
         )
@@ -220,11 +240,18 @@ def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a head printed that ended well."""
-    out, err = process.communicate(timeout=3 * PATIENCE_S)
-    assert process.returncode == 0, err
-    return {**json.loads(out.splitlines()[-1]), "told": err}  # Ray prints before it
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def has_ended(process: int) -> bool:
+    """Whether it runs no more, though its parent may not have asked for it yet."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import stat
 
-from fleet.conftest import Site, ended, parent_of
+from fleet.conftest import Site, free_port, parent_of
 
 DRY: dict[str, str | None] = {"a": "gpu", "b": "cpu", "c": "board", "d": "hot"}
 
@@ -47,18 +46,16 @@ def test_killed_and_hanging_processes_lose_nothing(site: Site) -> None:
         site.wait_for(lambda: ("deadline",) in site.rows("SELECT kind FROM failures"))
         site.unhang("d")
         site.unhang("c")
-        found = ended(head)
+        found = site.ended(head)
     assert found["left"] == 0
-    assert "b@127.0.0.1 was lost" in found["told"]
-    assert "c@127.0.0.1 did not answer within 5 s; begun anew" in found["told"]
+    assert "b@127.0.0.1 was lost" in site.told
+    assert "c@127.0.0.1 did not answer within 5 s; begun anew" in site.told
     assert set(site.rows("SELECT kind FROM failures")) == {("crash",), ("deadline",)}
     assert site.assert_each_stands_once(120).keys() == {f"{name}@127.0.0.1" for name in devices}
 
 
 def test_a_node_that_dies_leaves_its_work_to_others_and_strangers_are_refused(site: Site) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     site.node("--device", "kind", "--node-name", "one", "--port", str(port), PACED="one")
     token = site.folder / "home" / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
@@ -70,13 +67,12 @@ def test_a_node_that_dies_leaves_its_work_to_others_and_strangers_are_refused(si
         site.await_subjects(6)
         actor = parent_of(site.hang("two"))
         os.kill(parent_of(actor), signal.SIGKILL)  # the raylet: all that runs on the node ends with it
-        found = ended(head)
+        found = site.ended(head)
     assert found["left"] == 0
     assert found["measured"] == {"paced one": 60}  # both are one target
     assert list(found["lost"]) == ["kind@two"]
     assert site.assert_each_stands_once(60)["kind@one"] > 30
     site.environment["RAY_AUTH_TOKEN"] = "0" * 64
     with site.head({"kind": None}, address=address) as head:
-        _, error = head.communicate(timeout=60)
-    assert head.returncode == 1
-    assert "error: " in error
+        assert head.wait(timeout=60) == 1
+    assert "error: " in site.told
