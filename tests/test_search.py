@@ -15,7 +15,7 @@ from test_search_variation import SMALL
 from esm_onnx.architectures import Space, to_genome
 from esm_onnx.errors import InputError
 from esm_onnx.search.estimates import Memo, Numbers
-from esm_onnx.search.evolution import Found, SearchSettings, front_of, search
+from esm_onnx.search.evolution import Found, Generation, SearchSettings, front_of, search
 from esm_onnx.search.variation import Genomes
 
 pytest.importorskip("pymoo", reason="pymoo is not installed")
@@ -161,7 +161,7 @@ def test_the_smallest_spaces_are_searched_to_their_end(space: Space, seed: int, 
 
 
 def test_a_report_follows_the_generations() -> None:
-    told: list[int] = []
+    told: list[Generation] = []
     ticks = iter(range(10_000))
     asked = SearchSettings(population=10, generations=4, front=True)
     found = search(
@@ -173,7 +173,13 @@ def test_a_report_follows_the_generations() -> None:
         report=told.append,
         clock=lambda: float(next(ticks)),
     )
-    assert told == [1, 2, 3, 4]
+    assert [(each.number, each.evaluations) for each in told] == [(1, 10), (2, 20), (3, 30), (4, 40)]
+    assert all(len(each.best) for each in told)
+    for figure in ("genomes", "limited", "worth"):
+        assert (getattr(told[-1].best, figure) == getattr(found.best, figure)).all()
+        assert (getattr(told[-1].least, figure) == getattr(found.least, figure)).all()
+    least = [float(each.least.limited[0]) for each in told]
+    assert least == sorted(least, reverse=True)
     assert (found.generations, found.evaluations) == (4, 40)
     # Of each estimate a tick before and one after, and two around all.
     assert (found.limited_s, found.worth_s, found.seconds) == (4.0, 4.0, 17.0)

@@ -1,13 +1,15 @@
 """The command line: it parses, calls one function and prints one value.
 
-Exit codes: 0 done, 1 failed, 2 misuse, 3 a threshold was not met.
+Exit codes: 0 done, 1 failed, 2 misuse, 3 a threshold was not met, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
+from typing import Any
 
 import click
 
@@ -20,19 +22,31 @@ from esm_onnx.cli.data import data
 from esm_onnx.cli.doctoring import doctor
 from esm_onnx.cli.exporting import cost, export
 from esm_onnx.cli.fleeting import fleet
+from esm_onnx.cli.interrupting import Interrupted, interruptible
 from esm_onnx.cli.measuring import profile, runtimes, time_files
 from esm_onnx.cli.predicting import evaluate, predict, train
+from esm_onnx.cli.reporting import plot, report
 from esm_onnx.cli.searching import search
 from esm_onnx.cli.tabulating import lookup_table
 from esm_onnx.cli.transferring import transfer
 from esm_onnx.cli.tuning import tune
 from esm_onnx.errors import EsmError
 
-INTERRUPTED = 130
 TRACEBACK = "ESM_ONNX_TRACEBACK"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
+class Commands(click.Group):
+    """The commands, each of which can be interrupted."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
 @click.version_option(__version__, package_name="esm-onnx")
 def commands() -> None:
     """Latency predictors for neural architecture search: from a supernet to one predictor.onnx."""
@@ -60,6 +74,8 @@ for command in (
     tune,
     lookup_table,
     search,
+    report,
+    plot,
 ):
     commands.add_command(command)
 
@@ -72,10 +88,12 @@ def main() -> None:
     except click.ClickException as error:
         hint = f"; see {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
         _fail(" ".join(error.format_message().split()).rstrip(".") + hint, error.exit_code)
+    except (Interrupted, click.Abort, KeyboardInterrupt) as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one shall not spoil the line with a traceback
+        click.echo("\r" if sys.stderr.isatty() else "", err=True, nl=False)  # over the ^C of the terminal
+        _fail(str(error) or "interrupted", Interrupted.exit_code)
     except EsmError as error:
         _fail(str(error), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was measured is kept, and the same command goes on where it was", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, sqlite3.Error) as error:

@@ -13,12 +13,14 @@ import click
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.architectures.sampling import STRATEGIES
 from esm_onnx.cli.fleeting import measuring_on
+from esm_onnx.cli.interrupting import interruptible, kept_in
+from esm_onnx.cli.live import View, accuracy_panel, live
 from esm_onnx.cli.options import (
     OUT,
     SHARE,
     fleet_option,
-    json_option,
     measuring_options,
+    output_options,
     quantities_option,
     runtime_option,
     seed_option,
@@ -28,7 +30,7 @@ from esm_onnx.cli.options import (
 )
 from esm_onnx.cli.predicting import print_evaluation, training_options
 from esm_onnx.cli.presets import preset_option
-from esm_onnx.cli.printing import print_json, progress_bar
+from esm_onnx.cli.printing import Printer, printer_of
 from esm_onnx.errors import ThresholdNotMet
 from esm_onnx.loop import EXTENSIONS, Plan, Round, rounds
 from esm_onnx.measurement.quantities import LATENCY, Quantity, find_quantity
@@ -75,8 +77,8 @@ loop_options = together(
 @quantities_option("What to measure; the first is predicted. The latency always is measured.")
 @seed_option()
 @click.option("--out", type=OUT, required=True, help="The predictor, usually predictor.onnx.")
-@json_option()
-def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: Any) -> None:
+@output_options
+def build(space: Space, store_path: Path, out: Path, as_json: bool, json_lines: bool, **options: Any) -> None:
     """Measure, train, evaluate and extend until the predictor is good enough.
 
     It is evaluated by cross-validation over what was measured, or on a set of its own (`--evaluation`). What was
@@ -91,40 +93,57 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, **options: A
     best: Round | None = None
     history: list[Round] = []
     ended: ThresholdNotMet | None = None
-    with Store(store_path) as store, progress_bar("measuring") as report:
-        with measuring_on(space, store, report, **options) as (target, profile):
+
+    def left() -> str:
+        return kept_in(store_path) + (f"; the predictor of round {best.number} is in {out}" if best else "")
+
+    with interruptible(left), Store(store_path) as store, live("starting", events=json_lines) as view:
+        with measuring_on(space, store, view.report, **options) as (target, profile):
 
             def measure(architectures: Sequence[Architecture]) -> None:
+                view.begin(f"round {len(history) + 1}: measuring", left="left in this round")
                 profile(architectures, enough=lambda: minutes_since(start) >= (plan.max_minutes or math.inf))
+                view.begin(f"round {len(history) + 1}: training")
 
             def dataset(architectures: Sequence[Architecture]) -> Dataset:
                 return assemble(store, space, target, only=architectures, quantity=quantity)
 
             try:
                 for turn in rounds(space, plan, measure, dataset):
-                    click.echo(_line(turn), err=True)
+                    _show(view, turn, plan, quantity)
                     history.append(turn)
                     if best is None or turn.score(plan) >= best.score(plan):
                         best = turn
-                        write_predictor(turn.predictor, out, check=turn.judged)
+                    told = [_as_json(each) for each in history]
+                    write_predictor(best.predictor, out, check=best.judged, rounds=told)
             except ThresholdNotMet as error:  # the references scatter: what was reached before still counts
                 ended = error
     if best is not None:
-        _print_outcome(plan, quantity, history, best, out, store_path, as_json)
+        _print_outcome(plan, quantity, history, best, out, store_path, printer_of(as_json, json_lines))
     if ended is None and not history[-1].reached:
         ended = ThresholdNotMet(f"{_line(history[-1])}; {REASONS[history[-1].end or '']}")
     if ended is not None:
         raise ended
 
 
+def _show(view: View, turn: Round, plan: Plan, quantity: Quantity) -> None:
+    """Tells of a round."""
+    evaluation = turn.evaluation
+    accuracy = f"accuracy {evaluation.overall.accuracy:.2f} % on {turn.rows}"
+    bins = [(part.name, part.accuracy, low) for part, low in zip(evaluation.bins, turn.below, strict=True)]
+    title = f"round {turn.number}: {accuracy}; by depth, ▼ below {100 * plan.threshold:g} %:"
+    fields = quantity.named({**_as_json(turn), "threshold": plan.threshold, "end": turn.end})
+    view.show("round", fields, line=_line(turn), panel=accuracy_panel(title, bins))
+
+
 def _print_outcome(
-    plan: Plan, quantity: Quantity, history: list[Round], best: Round, out: Path, store: Path, as_json: bool
+    plan: Plan, quantity: Quantity, history: list[Round], best: Round, out: Path, store: Path, printer: Printer | None
 ) -> None:
     last = history[-1]
-    if as_json:
+    if printer is not None:
         turns = [_as_json(turn) for turn in history]
         told = {"predictor": str(out), "reached": last.reached, "rounds": turns, **best.evaluation.as_json()}
-        print_json(quantity.named(told))
+        printer(quantity.named(told))
         return
     print_evaluation(best.evaluation, quantity)
     click.echo(

@@ -14,9 +14,10 @@ import click
 from esm_onnx.architectures import Space
 from esm_onnx.cli.across import compare_targets
 from esm_onnx.cli.linting import examine
+from esm_onnx.cli.live import live
 from esm_onnx.cli.options import OUT, SHARE, json_option, quantity_option, space_option, store_option
 from esm_onnx.cli.predicting import read_dataset
-from esm_onnx.cli.printing import print_json, print_table, progress_bar
+from esm_onnx.cli.printing import print_json, print_table
 from esm_onnx.files import replacing
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.session import Progress
@@ -159,10 +160,10 @@ def compare(
         bins=bins,
         split=split,
     )
-    with progress_bar("fits") as tell:
+    with live("fits") as view:
 
         def report(done: int, total: int) -> None:
-            tell(Progress(total, done, 0))
+            view.report(Progress(total, done, 0))
 
         found = run(dataset, settings, held_out=held_out, processes=processes, report=report)
     _show(found, content, quantity, _measured(dataset, spent_s), out, as_json)

@@ -30,6 +30,7 @@ LEFT_OUT = (
     "blocks",
     "space",
     "as_json",
+    "json_lines",
     "folder",
 )
 """Those, and options that mean nothing here or stand here anew."""

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from esm_onnx.architectures import Architecture, Space, to_json
-from esm_onnx.cli.printing import FEW, print_json, print_table
+from esm_onnx.cli.printing import FEW, Printer, print_table
 from esm_onnx.errors import WorkError
 from esm_onnx.measurement.layers import fill_table
 from esm_onnx.measurement.record import Failure
@@ -51,15 +51,15 @@ def time_layers(profiler: Profiler, chosen: Sequence[Architecture], report: Call
     return LayerTimes(profiler.space, profiler.target, measured, failures, entries)
 
 
-def print_layers(found: Sequence[LayerTimes], as_json: bool) -> None:
+def print_layers(found: Sequence[LayerTimes], printer: Printer | None) -> None:
     """A table of mean times by place in the network, or everything as JSON.
 
     Raises:
         WorkError: nothing could be timed.
     """
-    if as_json:
+    if printer is not None:
         values = [_as_json(times) for times in found]
-        print_json(values if len(values) > 1 else values[0])
+        printer(values if len(values) > 1 else values[0])
     else:
         for times in found:
             _print(times)

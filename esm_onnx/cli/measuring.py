@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import onnx
 
 from esm_onnx.architectures import Architecture, Space, read_architectures, to_json
 from esm_onnx.architectures.blocks import block_space, table_entries
+from esm_onnx.cli.interrupting import NOTHING, interruptible, kept_in
 from esm_onnx.cli.layering import print_layers, time_layers
+from esm_onnx.cli.live import live
 from esm_onnx.cli.options import (
     FILE,
     fleet_option,
     json_option,
     measuring_options,
+    output_options,
     quantities_option,
     runtime_option,
     seed_option,
@@ -28,7 +32,7 @@ from esm_onnx.cli.options import (
     store_option,
 )
 from esm_onnx.cli.presets import preset_option
-from esm_onnx.cli.printing import FEW, print_json, print_table, progress_bar
+from esm_onnx.cli.printing import FEW, Printer, print_json, print_table, printer_of
 from esm_onnx.errors import EsmError, InputError, WorkError
 from esm_onnx.export import ExportSettings
 from esm_onnx.files import cache_folder
@@ -81,7 +85,7 @@ def runtimes(as_json: bool) -> None:
 @fleet_option
 @quantities_option("What to measure; the latency always is.")
 @seed_option()
-@json_option()
+@output_options
 def profile(
     space: Space,
     architectures: Path | None,
@@ -91,6 +95,7 @@ def profile(
     runtime_names: tuple[str, ...],
     fleet: str | None,
     as_json: bool,
+    json_lines: bool,
     **measuring: Any,
 ) -> None:
     """Time architectures on a runtime; those that the store holds already are not timed again."""
@@ -104,19 +109,27 @@ def profile(
     if fleet is not None:
         if layers or len(names) > 1:
             raise click.UsageError("a fleet measures latencies on one runtime, expected no --layers and one --runtime")
-        _profile_on_fleet(space, chosen, store_path, as_json, {**measuring, "fleet": fleet, "runtime": names[0]})
+        on_fleet = {**measuring, "fleet": fleet, "runtime": names[0]}
+        _profile_on_fleet(space, chosen, store_path, printer_of(as_json, json_lines), json_lines, on_fleet)
         return
-    with Store(store_path) as store, progress_bar("measuring") as report, ExitStack() as kept:
+    printer = printer_of(as_json, json_lines)
+    with interruptible(lambda: NOTHING if layers else kept_in(store_path)), ExitStack() as kept:
+        store = kept.enter_context(Store(store_path))
+        view = kept.enter_context(live("measuring", events=json_lines))
+        reports = told_together(view.report, names)
         measurers = [
-            kept.enter_context(profiler(space, store, told_by(name, report, len(names)), runtime=name, **options))
-            for name, options in zip(names, switched(names, measuring), strict=True)
+            kept.enter_context(profiler(space, store, report, runtime=name, **options))
+            for name, report, options in zip(names, reports, switched(names, measuring), strict=True)
         ]
         if layers:
-            print_layers([time_layers(measurer, chosen, report) for measurer in measurers], as_json)
-            return
-        outcomes = profile_together(measurers, chosen)
+            timed = [time_layers(measurer, chosen, view.report) for measurer in measurers]
+        else:
+            outcomes = profile_together(measurers, chosen)
+    if layers:
+        print_layers(timed, printer)
+        return
     done = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
-    _print_outcomes(done, space, store_path, as_json, many=len(names) > 1)
+    _print_outcomes(done, space, store_path, printer, many=len(names) > 1)
     _raise_errors({name: e for name, e in zip(names, outcomes, strict=True) if isinstance(e, EsmError)}, names)
     _demand_any(done)
 
@@ -127,14 +140,20 @@ def _demand_any(outcomes: Sequence[Outcome]) -> None:
 
 
 def _profile_on_fleet(
-    space: Space, chosen: Sequence[Architecture], store_path: Path, as_json: bool, measuring: Mapping[str, Any]
+    space: Space,
+    chosen: Sequence[Architecture],
+    store_path: Path,
+    printer: Printer | None,
+    events: bool,
+    measuring: Mapping[str, Any],
 ) -> None:
     from esm_onnx.cli.fleeting import demand_all, opened_fleet  # which imports from here
 
-    with Store(store_path) as store, progress_bar("measuring") as report:
-        with opened_fleet(space, store, report, **measuring) as devices:
-            outcome = devices.profile(chosen)
-    _print_outcomes(outcome.outcomes, space, store_path, as_json, many=True)
+    with interruptible(lambda: kept_in(store_path)), Store(store_path) as store:
+        with live("measuring", events=events) as view:
+            with opened_fleet(space, store, view.report, **measuring) as devices:
+                outcome = devices.profile(chosen)
+    _print_outcomes(outcome.outcomes, space, store_path, printer, many=True)
     demand_all(outcome)
     _demand_any([each for each in outcome.outcomes if not outcome.lost])
 
@@ -159,13 +178,16 @@ def switched(names: Sequence[str], measuring: Mapping[str, Any]) -> list[dict[st
     return [{**measuring, **{s: None for s in SWITCHES if s not in has[name] and s not in common}} for name in names]
 
 
-def told_by(name: str, report: Callable[[Progress], None], count: int) -> Callable[[Progress], None]:
-    """Of several runtimes, each says its name before what it has to tell."""
+def told_together(report: Callable[[Progress], None], names: Sequence[str]) -> list[Callable[[Progress], None]]:
+    """What each of several runtimes reports to: counts are of all, and each says its name with what it has to tell."""
+    done = dict.fromkeys(names, 0)
 
-    def tell(progress: Progress) -> None:
-        report(replace(progress, message=f"{name}: {progress.message}") if progress.message else progress)
+    def tell(name: str, progress: Progress) -> None:
+        done[name] = progress.done
+        total, message = len(names) * progress.total, progress.message and f"{name}: {progress.message}"
+        report(replace(progress, total=total, done=sum(done.values()), message=message, source=name))
 
-    return tell if count > 1 else report
+    return [partial(tell, name) for name in names] if len(names) > 1 else [report]
 
 
 def profiler(space: Space, store: Store, report: Callable[[Progress], None], **measuring: Any) -> Profiler:
@@ -212,12 +234,14 @@ def export_settings(measuring: Mapping[str, Any]) -> ExportSettings:
     return ExportSettings(**{name: measuring[name] for name in ("batch", "opset", "embed_weights")})
 
 
-def _print_outcomes(outcomes: Sequence[Outcome], space: Space, store: Path, as_json: bool, *, many: bool) -> None:
+def _print_outcomes(
+    outcomes: Sequence[Outcome], space: Space, store: Path, printer: Printer | None, *, many: bool
+) -> None:
     """The outcome of one runtime as it is, of many as a list."""
-    if as_json and outcomes:
-        values = [_outcome_as_json(outcome, space) for outcome in outcomes]
-        print_json(values if many else values[0])
-    if as_json:
+    if printer is not None:
+        if outcomes:
+            values = [_outcome_as_json(outcome, space) for outcome in outcomes]
+            printer(values if many else values[0])
         return
     for outcome in outcomes:
         _print_outcome(outcome, store)

@@ -147,6 +147,29 @@ def json_option() -> Callable[[Command], Command]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of a table.")
 
 
+def _one_of_two(context: click.Context, parameter: click.Parameter, given: bool) -> bool:
+    other = "as_json" if parameter.name == "json_lines" else "json_lines"
+    if given and context.params.get(other):
+        raise click.UsageError("--json and --json-lines, expected one of them")
+    return given
+
+
+def output_options(command: Command) -> Command:
+    """`--json` and `--json-lines` of a command that takes its time."""
+    return together(
+        click.option(
+            "--json", "as_json", is_flag=True, callback=_one_of_two, help="Print one JSON value instead of a table."
+        ),
+        click.option(
+            "--json-lines",
+            is_flag=True,
+            callback=_one_of_two,
+            help="Print what happens as it happens, a JSON object a line: progress, message, round, generation, and "
+            "result in the end, with what --json prints; see docs/live.md.",
+        ),
+    )(command)
+
+
 def seed_option() -> Callable[[Command], Command]:
     """`--seed`."""
     return click.option(

@@ -1,28 +1,37 @@
-"""Tables, progress and JSON."""
+"""Tables and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from esm_onnx.files import replacing
-from esm_onnx.measurement.session import Progress
 
 FEW = 5
+
+Printer = Callable[[Any], None]
+"""Prints the outcome of a command for machines."""
 
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def print_result(value: Any) -> None:
+    """The same as the last event of a command that tells of its work."""
+    print_json({"event": "result", "result": value})
+
+
+def printer_of(as_json: bool, json_lines: bool) -> Printer | None:
+    """How a command prints its outcome for machines; None where people read it."""
+    return print_result if json_lines else print_json if as_json else None
 
 
 def write_lines(values: Iterable[Any], out: Path | None) -> int:
@@ -53,32 +62,3 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     if not console.is_terminal:
         console = Console(width=200)
     console.print(table, highlight=False, markup=False)
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[Progress], None]]:
-    """Shows progress on standard error with the time left; in a terminal a bar, elsewhere only what is to be told."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def report(progress: Progress) -> None:
-            failed = f", {progress.failed} failed" if progress.failed else ""
-            bar.update(task, total=progress.total, completed=progress.done, description=what + failed)
-            if progress.message:
-                (bar.console.print if console.is_terminal else _echo_err)(progress.message)
-
-        yield report
-
-
-def _echo_err(message: str) -> None:
-    """One line on standard error."""
-    click.echo(message, err=True)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from rich.text import Text
 
 from esm_onnx.architectures import Space, from_genome, to_json
+from esm_onnx.cli.interrupting import NOTHING, interruptible
+from esm_onnx.cli.live import View, live
 from esm_onnx.cli.measuring import profiler
 from esm_onnx.cli.options import (
     FILE,
     OUT,
-    json_option,
     measuring_options,
+    output_options,
     seed_option,
     space_option,
     store_option,
     together,
 )
-from esm_onnx.cli.printing import print_json, print_table, progress_bar, write_lines
+from esm_onnx.cli.printing import Printer, print_table, printer_of, write_lines
 from esm_onnx.errors import ThresholdNotMet, WorkError
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.session import Profiler, Progress
@@ -32,7 +36,7 @@ from esm_onnx.measurement.store import Store
 from esm_onnx.prediction.dataset import depths_of
 from esm_onnx.prediction.loaded import LoadedPredictor
 from esm_onnx.search.estimates import BOUNDS, Estimate, Objective, capacity_of, predicted_by, read_accuracy
-from esm_onnx.search.evolution import Candidates, Found, SearchSettings, demand_pymoo
+from esm_onnx.search.evolution import Candidates, Found, Generation, SearchSettings, demand_pymoo
 from esm_onnx.search.evolution import search as search_space
 from esm_onnx.search.verification import (
     Verification,
@@ -68,6 +72,7 @@ class _Asked:
 
     Attributes:
         loaded: None where architectures are measured instead.
+        bound: what the budget limits, one of `BOUNDS`.
     """
 
     space: Space
@@ -75,6 +80,7 @@ class _Asked:
     loaded: LoadedPredictor | None
     objective: Objective
     settings: SearchSettings
+    bound: str
 
     def rows(self, candidates: Candidates) -> list[dict[str, Any]]:
         """The figures of each by name; infinite bounds are None."""
@@ -83,6 +89,12 @@ class _Asked:
         figures = zip(candidates.worth.tolist(), *(column.tolist() for column in columns), strict=True)
         known = ([value if math.isfinite(value) else None for value in row] for row in figures)
         return [dict(zip((self.objective.name, *names), row, strict=True)) for row in known]
+
+    def figures(self, one: Candidates) -> dict[str, float | None]:
+        """What is sought and what is limited, of a single one; None where it is infinite."""
+        limited = self.quantity.outputs[2 if self.bound == "upper" else 0]
+        figures = {self.objective.name: one.worth[0], limited: one.limited[0]}
+        return {name: float(value) if np.isfinite(value) else None for name, value in figures.items()}
 
     def architectures(self, candidates: Candidates) -> list[dict[str, Any]]:
         return [to_json(self.space, from_genome(self.space, row)) for row in candidates.genomes.tolist()]
@@ -96,7 +108,7 @@ class _Asked:
 @measuring_options
 @seed_option()
 @click.option("--out", type=OUT, help="JSON Lines file of the architectures found, the best first.")
-@json_option()
+@output_options
 def search(
     predictor: Path | None,
     measure: bool,
@@ -106,6 +118,7 @@ def search(
     space: Space | None,
     out: Path | None,
     as_json: bool,
+    json_lines: bool,
     **options: Any,
 ) -> None:
     """Search the best architectures within a budget, or a front, with a predictor.
@@ -118,17 +131,17 @@ def search(
     settings = SearchSettings(**{name: options[name] for name in SEARCH})
     loaded = None if predictor is None else LoadedPredictor.open(predictor, threads=1)
     space = _space(space, loaded)
-    objective = _capacity(space) if accuracy is None else read_accuracy(accuracy, space)
-    asked = _Asked(space, loaded.quantity if loaded else LATENCY, loaded, objective, settings)
-    with progress_bar("searching") as report:
-        found = _found(asked, bound, options, report)
     verification, ended = None, None
-    if finalists is not None and len(found.best):
-        try:
-            verification = _verify(asked, found, finalists, options)
-        except (ThresholdNotMet, WorkError) as error:  # what was found is told all the same, and not written
-            out, ended = None, error
-    _print(asked, found, verification, out, as_json)
+    with interruptible(partial(_left, measure or finalists, options)), live("searching", events=json_lines) as view:
+        objective = _capacity(space, view) if accuracy is None else read_accuracy(accuracy, space)
+        asked = _Asked(space, loaded.quantity if loaded else LATENCY, loaded, objective, settings, bound)
+        found = _found(asked, options, view)
+        if finalists is not None and len(found.best):
+            try:
+                verification = _verify(asked, found, finalists, options, view)
+            except (ThresholdNotMet, WorkError) as error:  # what was found is told all the same, and not written
+                out, ended = None, error
+    _print(asked, found, verification, out, printer_of(as_json, json_lines))
     if ended is not None:
         raise ended
     _raise_if_none(asked, found, verification)
@@ -152,6 +165,12 @@ def _check(
         raise click.UsageError("how fast is fast enough? Expected --budget, or --front")
 
 
+def _left(measures: object, options: Mapping[str, Any]) -> str:
+    """What is left of a search that was interrupted."""
+    kept = f"; what was measured is kept in {options['store_path']}, and the same command does not measure it again"
+    return NOTHING + (kept if measures else "")
+
+
 def _space(space: Space | None, loaded: LoadedPredictor | None) -> Space:
     """The one that is given; the predictor's own where none is."""
     if loaded is None:
@@ -163,37 +182,60 @@ def _space(space: Space | None, loaded: LoadedPredictor | None) -> Space:
     return space or loaded.space
 
 
-def _capacity(space: Space) -> Objective:
+def _capacity(space: Space, view: View) -> Objective:
     objective = capacity_of(space)
-    click.echo(
+    view.tell(
         f"no --accuracy: what is sought is capacity, the number of {objective.name.replace('_', '-')}; "
-        "it stands in for accuracy and knows nothing of it",
-        err=True,
+        "it stands in for accuracy and knows nothing of it"
     )
     return objective
 
 
-def _found(asked: _Asked, bound: str, options: Mapping[str, Any], report: Callable[[Progress], None]) -> Found:
-    def run(limited: Estimate) -> Found:
-        return search_space(
-            asked.space,
-            limited,
-            asked.objective.estimate,
-            asked.settings,
-            np.random.default_rng(options["seed"]),
-            report=lambda done: report(Progress(asked.settings.generations, done, 0)),
-        )
+def _found(asked: _Asked, options: Mapping[str, Any], view: View) -> Found:
+    def measuring(progress: Progress) -> None:
+        """The bar is the search's: a generation is measured within."""
+        view.what = f"measuring {progress.done}/{progress.total}"
+        view.report(replace(progress, total=0))
 
+    def report(generation: Generation) -> None:
+        view.what = "searching"
+        view.report(Progress(asked.settings.generations, generation.number, 0, source="search"))
+        _show(asked, generation, view)
+
+    def run(limited: Estimate) -> Found:
+        rng = np.random.default_rng(options["seed"])
+        return search_space(asked.space, limited, asked.objective.estimate, asked.settings, rng, report=report)
+
+    view.report(Progress(asked.settings.generations, 0, 0, source="search"))
     if asked.loaded is not None:
-        return run(predicted_by(asked.loaded, bound))
-    with _measuring(asked, options, _tell) as measurer:
+        return run(predicted_by(asked.loaded, asked.bound))
+    with _measuring(asked, options, measuring) as measurer:
         return run(estimated_by(measured_by(measurer, asked.quantity), asked.space))
 
 
-def _tell(progress: Progress) -> None:
-    """What is to be told of measuring while the bar is the search's."""
-    if progress.message:
-        click.echo(progress.message, err=True)
+def _show(asked: _Asked, generation: Generation, view: View) -> None:
+    """Tells of a generation: the best so far."""
+    best, front = generation.best, asked.settings.front
+    figures = [asked.figures(best.select(np.array([at]))) for at in ((0, -1) if front else (0,)) if len(best)]
+    unit = asked.quantity.unit
+    least = f"the least takes {generation.least.limited[0]:.4g} {unit}"
+    if not figures:
+        text = f"nothing within {asked.settings.budget:g} {unit} yet: {least}"
+    elif front:
+        text = f"{len(best)} on the front, {best.limited[0]:.4g} to {best.limited[-1]:.4g} {unit}"
+    else:
+        worth = best.worth[0] / asked.objective.per
+        text = f"best so far: {worth:.5g} ({asked.objective.title}) at {best.limited[0]:.4g} {unit}"
+    panel = Text(f"generation {generation.number}, {generation.evaluations} evaluations\n{text}")
+    fields = {
+        "generation": generation.number,
+        "generations": asked.settings.generations,
+        "evaluations": generation.evaluations,
+        "within": len(best),
+        "best": figures[-1] if figures else None,
+        "least": asked.figures(generation.least),
+    }
+    view.show("generation", fields, panel=panel)
 
 
 @contextmanager
@@ -204,15 +246,15 @@ def _measuring(asked: _Asked, options: Mapping[str, Any], report: Callable[[Prog
             yield measurer
 
 
-def _verify(asked: _Asked, found: Found, count: int, options: Mapping[str, Any]) -> Verification:
+def _verify(asked: _Asked, found: Found, count: int, options: Mapping[str, Any], view: View) -> Verification:
     assert asked.loaded is not None  # `_check`
     chosen = finalists_of(found.best, count, front=asked.settings.front)
-    with progress_bar("measuring") as report, _measuring(asked, options, report) as measurer:
+    view.begin("measuring")
+    with _measuring(asked, options, view.report) as measurer:
         if names := differing_facts(measurer.target, asked.loaded.target):
-            click.echo(
+            view.tell(
                 f"warning: measured on {measurer.target.name!r}, predicted for {asked.loaded.target.name!r}: "
-                f"they differ in {', '.join(names)}",
-                err=True,
+                f"they differ in {', '.join(names)}"
             )
         return verify(
             asked.space,
@@ -224,14 +266,16 @@ def _verify(asked: _Asked, found: Found, count: int, options: Mapping[str, Any])
         )
 
 
-def _print(asked: _Asked, found: Found, verification: Verification | None, out: Path | None, as_json: bool) -> None:
+def _print(
+    asked: _Asked, found: Found, verification: Verification | None, out: Path | None, printer: Printer | None
+) -> None:
     best = found.best
     if verification is not None:
         best = verification.candidates.select(np.array(verification.order, np.int64))
     if out is not None and len(best):
         write_lines(asked.architectures(best), out)
-    if as_json:
-        print_json(_as_json(asked, found, verification))
+    if printer is not None:
+        printer(_as_json(asked, found, verification))
         return
     if str(out) == "-":
         return

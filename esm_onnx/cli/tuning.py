@@ -12,9 +12,10 @@ import click
 
 from esm_onnx.architectures import Space
 from esm_onnx.cli.linting import examine
+from esm_onnx.cli.live import live
 from esm_onnx.cli.options import OUT, SHARE, json_option, seed_option, space_option, store_option
 from esm_onnx.cli.predicting import print_evaluation, target_option
-from esm_onnx.cli.printing import print_json, print_table, progress_bar
+from esm_onnx.cli.printing import print_json, print_table
 from esm_onnx.cluster import HERE
 from esm_onnx.measurement.session import Progress
 from esm_onnx.measurement.store import Store
@@ -81,11 +82,11 @@ def tune(
     settings = TuneSettings(epochs=epochs, grace=grace, eta=eta, seed=options["seed"])
     dataset = _read(store_path, space, target, options["split"])
     outcomes: list[Outcome] = []
-    with progress_bar("training") as show:
+    with live("training") as view:
 
         def report(outcome: Outcome) -> None:
             outcomes.append(outcome)
-            show(Progress(len(settings.combinations), len(outcomes), 0))
+            view.report(Progress(len(settings.combinations), len(outcomes), 0))
 
         search_by = partial(search, processes=processes, report=report)
         if address is not None:

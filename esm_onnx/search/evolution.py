@@ -73,6 +73,21 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """Where a search stands after one of its generations.
+
+    Attributes:
+        number: from 1.
+        evaluations, best, least: as `Found` has them in the end.
+    """
+
+    number: int
+    evaluations: int
+    best: Candidates
+    least: Candidates
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The outcome of a search.
 
@@ -102,7 +117,7 @@ def search(
     settings: SearchSettings,
     rng: np.random.Generator,
     *,
-    report: Callable[[int], None] = lambda _: None,
+    report: Callable[[Generation], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Found:
     """Searches a space; the same generator of random numbers finds the same.
@@ -110,7 +125,7 @@ def search(
     Args:
         limited: what must stay within the budget, or is to be small on a front.
         worth: what is to be great.
-        report: told after each generation how many there were.
+        report: told after each generation.
         clock: seconds; only differences count.
 
     Raises:
@@ -127,6 +142,10 @@ def search(
     population = Population(
         Variation(space), genome_length(space), settings.population, front=settings.front, seed=seed
     )
+
+    def best() -> Candidates:
+        return _best(*population.survivors(), budget, front=settings.front)
+
     least: Candidates | None = None
     evaluations = generation = 0
     while generation < settings.generations and (genomes := population.ask()) is not None:
@@ -135,11 +154,11 @@ def search(
         least = _least(least, genomes, figures)
         evaluations += len(genomes)
         generation += 1
-        report(generation)
+        if report is not None:
+            report(Generation(generation, evaluations, best(), least))
     assert least is not None  # the first generation has at least one genome
-    best = _best(*population.survivors(), budget, front=settings.front)
-    seconds = clock() - start
-    return Found(best, least, generation, evaluations, parts[0].rows, seconds, *(part.seconds for part in parts))
+    found, seconds = best(), clock() - start
+    return Found(found, least, generation, evaluations, parts[0].rows, seconds, *(part.seconds for part in parts))
 
 
 def demand_pymoo() -> None:
