@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Space, divide
 from esm_onnx.architectures.compositions import attainable_depths, ways
-from esm_onnx.report.chart import Chart, Table, counted
+from esm_onnx.report.chart import Chart, Row, Table, counted
 from esm_onnx.report.drawing import BLUE, FAINT, GREEN, VERMILLION, count_along, legend_above, one_plot
-from esm_onnx.report.material import Material
+from esm_onnx.report.material import Material, Measured
 
 MOST_BARS = 40
 
@@ -99,7 +99,14 @@ def latencies(material: Material) -> Iterator[Chart]:
                 [(a, b, n) for a, b, n in zip(edges[:-1].tolist(), edges[1:].tolist(), counts, strict=True)],
             ),
             one_plot(partial(_draw_latencies, edges, counts, (low, median, high))),
+            (_facts(measured),),
         )
+
+
+def _facts(measured: Measured) -> Table:
+    target = measured.target
+    rows: list[Row] = [("target", target.name), ("digest", target.digest), ("how", ", ".join(measured.ways))]
+    return Table("Facts of the target", ("fact", "value"), [*rows, *sorted(target.facts.items())])
 
 
 def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -65,6 +65,7 @@ STYLE: Mapping[Any, Any] = MappingProxyType(
         "legend.fontsize": 7.5,
         "xtick.labelsize": 8,
         "ytick.labelsize": 8,
+        "text.parse_math": False,
         "text.color": INK,
         "axes.labelcolor": INK,
         "xtick.labelcolor": INK,
@@ -83,6 +84,9 @@ STYLE: Mapping[Any, Any] = MappingProxyType(
         "axes.spines.right": False,
         "axes.formatter.useoffset": False,
         "legend.frameon": False,
+        "legend.handlelength": 1.3,
+        "legend.handletextpad": 0.5,
+        "legend.columnspacing": 1.0,
         "figure.constrained_layout.use": True,
         "savefig.dpi": DOTS_PER_INCH,
     }

@@ -101,7 +101,7 @@ def features(material: Material) -> Iterator[Chart]:
     for loaded in material.predictors:
         space = loaded.space
         explained.add(f"{space.fingerprint} {loaded.target.digest}")
-        drawn = sample(space, min(DRAWN, space.size), strategy="balanced", rng=Random(0))
+        drawn = sample(space, min(DRAWN, space.size), strategy="random", rng=Random(0))
         genomes = np.array([to_genome(space, architecture) for architecture in drawn], np.int64)
         predictions = loaded.predict(genomes)[0].astype(np.float64)
         name = f"{loaded.path.name}, {space.name} on {loaded.target.name}"

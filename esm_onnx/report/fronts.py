@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from esm_onnx.search.estimates import Objective, capacity_of
 from esm_onnx.search.evolution import front_of
 
 Vector = NDArray[np.float64]
+
+SHOWN_PER = MappingProxyType({"multiply_adds": ("multiply-adds, M", 1e6)})
+"""What people read of an objective in place of its name, and the number that its unit stands for."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def found_by_search(material: Material) -> Iterator[Chart]:
         if not searched.found["found"]:
             continue
         quantity, verified = quantity_of(searched.found["quantity"]), _finalists(searched)
-        objective = str(searched.found["objective"]).replace("_", "-")
+        objective = _title(searched)
         count = counted(len(searched.found["found"]), "architecture")
         yield Chart(
             "search",
@@ -118,6 +122,18 @@ def found_by_search(material: Material) -> Iterator[Chart]:
             one_plot(partial(_draw_search, searched, quantity, verified)),
             height=0.75,
         )
+
+
+def _title(searched: Searched) -> str:
+    objective = str(searched.found["objective"])
+    return SHOWN_PER.get(objective, (objective.replace("_", "-"), 1.0))[0]
+
+
+def _worth(searched: Searched, listed: Sequence[Mapping[str, Any]]) -> list[float]:
+    """What is sought, of each, in the unit of the title."""
+    objective = str(searched.found["objective"])
+    per = SHOWN_PER.get(objective, ("", 1.0))[1]
+    return [float(each[objective]) / per for each in listed]
 
 
 def _finalists(searched: Searched) -> list[dict[str, Any]]:
@@ -143,33 +159,29 @@ def _verified(searched: Searched) -> str:
 
 
 def _search_rows(searched: Searched, quantity: Quantity, verified: list[dict[str, Any]]) -> list[Row]:
-    names = (str(searched.found["objective"]), *quantity.outputs)
     measured = {str(each["architecture"]): each[f"measured_{quantity.field}"] for each in verified}
-    listed = [*searched.found["found"], *verified]
-    by_architecture = {str(each["architecture"]): each for each in listed}
+    by_architecture = {str(each["architecture"]): each for each in (*searched.found["found"], *verified)}
+    listed = list(by_architecture.values())
     return [
-        (*(each.get(name) for name in names), measured.get(architecture))
-        for architecture, each in by_architecture.items()
+        (worth, *(each.get(name) for name in quantity.outputs), measured.get(str(each["architecture"])))
+        for worth, each in zip(_worth(searched, listed), listed, strict=True)
     ]
 
 
 def _draw_search(searched: Searched, quantity: Quantity, verified: list[dict[str, Any]], axes: Axes) -> None:
-    objective, (field, lower, upper) = searched.found["objective"], quantity.outputs
+    field, lower, upper = quantity.outputs
     found = sorted(searched.found["found"], key=lambda each: float(each[field]))
     at = [each[field] for each in found]
-    worth = [each[objective] for each in found]
+    worth = _worth(searched, found)
     reach = [[each[field] - (each.get(lower) or each[field]) for each in found]]
     reach += [[(each.get(upper) or each[field]) - each[field] for each in found]]
     axes.errorbar(at, worth, xerr=reach, fmt="none", ecolor=BLUE, alpha=0.25, elinewidth=2)
     dots(axes, at, worth, colour=BLUE, opacity=1, label="predicted, with bounds")
-    for each in verified:
-        ends = [each[field], each[f"measured_{field}"]]
-        axes.plot(ends, [each[objective]] * 2, color=INK, linewidth=0.8)
     if verified:
-        measured = [each[f"measured_{field}"] for each in verified]
-        height = [each[objective] for each in verified]
+        measured, height = [each[f"measured_{field}"] for each in verified], _worth(searched, verified)
+        axes.hlines(height, [each[field] for each in verified], measured, color=INK, linewidth=0.8)
         dots(axes, measured, height, colour=VERMILLION, marker="s", opacity=1, label="measured")
     if searched.found.get("budget") is not None:
         axes.axvline(searched.found["budget"], color=INK, linestyle="--", linewidth=1, label="budget")
-    axes.set(xlabel=f"{quantity.name}, {quantity.unit}", ylabel=str(objective).replace("_", "-"))
+    axes.set(xlabel=f"{quantity.name}, {quantity.unit}", ylabel=_title(searched))
     legend_above(axes, 3)

@@ -13,37 +13,35 @@ from esm_onnx.measurement.quality import noise_floor
 from esm_onnx.measurement.session_report import ReferencePoint, SessionReport
 from esm_onnx.report.chart import Chart, Row, Table, counted, percent
 from esm_onnx.report.drawing import BLUE, FAINT, INK, colour_of, count_along, dots, legend_above, marker_of, one_plot
-from esm_onnx.report.material import Material, Measured
+from esm_onnx.report.material import Material
 
 HATCHES = ("", "////", "....", "xxxx")
 PURPOSES = ("subjects", "references", "calibration", "rest")
 
 
 def time_spent(material: Material) -> Iterator[Chart]:
-    """Where the time went, with all that is known of how it was measured beside it."""
+    """Where the time went, with the protocol and the failures beside it; of what was measured here."""
     for measured in material.measured:
-        spent = sum((Counter(session.spent_s) for session in measured.sessions), Counter[str]())
+        sessions = [session for session in measured.sessions if session.protocol]
+        spent = sum((Counter(session.spent_s) for session in sessions), Counter[str]())
         total = spent.total()
         if not total:
             continue
-        ours = any(session.protocol for session in measured.sessions)
-        shares = [(purpose, spent[purpose] / total) for purpose in PURPOSES if ours]
-        greatest = max(shares, key=lambda pair: pair[1], default=None)
-        told = "" if greatest is None else f"; {percent(greatest[1], 0)} of {_duration(total)} is {_of(greatest[0])}"
-        how = f" ({', '.join(measured.ways)})" if not ours else ""
-        failed = sum(sum(session.failures.values()) for session in measured.sessions)
+        purpose, seconds = spent.most_common(1)[0]
+        failed = sum(sum(session.failures.values()) for session in sessions)
+        stand = counted(len(measured.dataset), "architecture stands", "architectures stand")
         yield Chart(
             "time",
             measured.name,
-            f"{counted(len(measured.dataset), 'architecture')} stand{'s' if len(measured.dataset) == 1 else ''} from "
-            f"{counted(len(measured.sessions), 'session')}{how}, {counted(failed, 'failure')}{told}.",
+            f"{stand} from {counted(len(sessions), 'session')}, {counted(failed, 'failure')}; "
+            f"{percent(seconds / total, 0)} of {_duration(total)} went into {_of(purpose)}.",
             Table(
                 "Sessions",
                 ("session", "status", "subjects", "stand", "failures", *(f"{purpose}, s" for purpose in PURPOSES)),
-                [_session_row(session) for session in measured.sessions],
+                [_session_row(session) for session in sessions],
             ),
-            one_plot(partial(_draw_time, measured.sessions)),
-            tuple(_tables(measured)),
+            one_plot(partial(_draw_time, sessions)),
+            tuple(_tables(sessions)),
             height=0.5,
         )
 
@@ -69,15 +67,12 @@ def _session_row(session: SessionReport) -> Row:
     return session.number, session.status, session.subjects, session.standing, failures, *spent
 
 
-def _tables(measured: Measured) -> Iterator[Table]:
-    facts: list[Row] = [("target", measured.target.name), ("digest", measured.target.digest)]
-    facts += [(name, value) for name, value in sorted(measured.target.facts.items())]
-    yield Table("Facts of the target", ("fact", "value"), facts)
-    protocols = {str(session.protocol): session.protocol for session in measured.sessions if session.protocol}
+def _tables(sessions: Sequence[SessionReport]) -> Iterator[Table]:
+    protocols = {str(session.protocol): session.protocol for session in sessions}
     for number, protocol in enumerate(protocols.values(), 1):
         caption = "Protocol" if len(protocols) == 1 else f"Protocol {number}"
         yield Table(caption, ("setting", "value"), [(k, _plain(v)) for k, v in sorted(protocol.items())])
-    failures = sum((Counter(session.failures) for session in measured.sessions), Counter[str]())
+    failures = sum((Counter(session.failures) for session in sessions), Counter[str]())
     if failures:
         yield Table("Failures by kind", ("kind", "count"), list(failures.most_common()))
 
@@ -92,7 +87,7 @@ def _draw_time(sessions: Sequence[SessionReport], axes: Axes) -> None:
     for place, name in enumerate(names):
         above = below + [session.spent_s.get(name, 0.0) for session in sessions]
         colour, hatch = colour_of(place), HATCHES[place]
-        axes.stairs(above, edges, baseline=below, fill=True, label=name, color=colour, hatch=hatch, linewidth=0)
+        axes.stairs(above, edges, baseline=below, fill=True, label=name, fc=colour, ec="white", hatch=hatch, lw=0)
         below = above
     axes.set(xlabel="session", ylabel="seconds", xlim=(0.5, max(len(sessions), 3) + 0.5))
     count_along(axes.xaxis)
@@ -122,14 +117,14 @@ def drift(material: Material) -> Iterator[Chart]:
                 ("minutes", "session", "reference", "depth", "latency, ms", "off, %", "speed", "stands"),
                 [
                     (
-                        round(at, 3),
+                        at,
                         session,
                         p.reference,
                         p.depth,
                         p.latency_ms,
-                        round(off, 3),
-                        round(p.speed, 4),
-                        str(p.stands),
+                        off,
+                        p.speed,
+                        "yes" if p.stands else "no",
                     )
                     for at, session, p, off in moved
                 ],
