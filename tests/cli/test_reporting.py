@@ -67,11 +67,8 @@ def test_what_is_wrong_is_told_in_one_line(esm: Run, tmp_path: Path) -> None:
         (("report", "--search", "nan.json"), "nan.json: a figure of an architecture is no number"),
         (("report", "--predictor", "other.csv"), "other.csv: not an ONNX file"),
         (("plot", "rounds", "--store", "esm.db", "--out", "x.svg"), "no data for the chart 'rounds': it needs"),
-        (
-            ("plot", "depths", "--store", "esm.db", "--out", "x.svg"),
-            "2 charts 'depths', expected one: choose with --space",
-        ),
-        (("plot", "depths", "--store", "esm.db", "--target", "dry gpu", "--out", "x.gif"), "ends in .svg, .png, .pdf"),
+        (("plot", "depths", *gpu[:2], "--out", "x.svg"), "2 charts 'depths', expected one: choose with --space"),
+        (("plot", "depths", *gpu, "--out", "x.gif"), "ends in .svg, .png, .pdf"),
         (("plot", "pie", "--store", "esm.db", "--out", "x.svg"), "'pie' is not one of"),
     ):
         assert words in error_of(esm(*arguments, code=2)), arguments
