@@ -70,6 +70,14 @@ def test_it_knows_again_what_it_was_made_from(held_out: float | None, both: bool
     assert trained.sum() == (40 if both else 40 - calibrated.sum())
     assert not loaded.trained_on(others.genomes).any()
     assert not loaded.calibrated_on(others.genomes).any()
+    told = loaded.out_of_fold(np.concatenate([others.genomes, whole.genomes]))
+    assert np.isnan(told[:20]).all()
+    if both:
+        np.testing.assert_allclose(told[20:], predictor.out_of_fold, rtol=1e-6)
+        error = np.abs(told[20:] - whole.latency_ms) / whole.latency_ms
+        assert 100 * (1 - error.mean()) == pytest.approx(loaded.metadata["accuracy"]["overall"]["accuracy"], abs=1e-4)
+    else:
+        assert np.isnan(told).all()
 
 
 def test_invalid_rows_are_nan(path: Path) -> None:
@@ -174,6 +182,9 @@ def without(name: str) -> Callable[[dict[str, Any]], object]:
         (without("quantity"), "its metadata is damaged"),
         (lambda data: data | {"quantity": "noise"}, "quantity 'noise', expected one of latency_ms, energy_mj, memory"),
         (lambda data: data | {"quantity": "energy_mj"}, "its graph lacks an output, expected energy_mj, lower_mj, up"),
+        (lambda data: data | {"out_of_fold": "?"}, "its metadata is damaged"),
+        (lambda data: data | {"out_of_fold": 5}, "its metadata is damaged"),
+        (lambda data: data | {"out_of_fold": "AAAAAA=="}, "its metadata tells of other rows than it was trained on"),
         (lambda data: [data], "its metadata is damaged"),
         (lambda _: None, "its metadata is damaged"),
         (lambda data: data | {"space": "resnet"}, "the space is 'resnet', expected a table"),
