@@ -75,7 +75,9 @@ class Programs:
         return np.frombuffer(content, np.float32).reshape(3, -1)
 
 
-def build(folder: Path, sanitizers: str, *settings: str, targets: Sequence[str]) -> Programs:
+def build(
+    folder: Path, sanitizers: str, *settings: str, targets: Sequence[str], source: Path = ROOT / "tools" / "cpp"
+) -> Programs:
     """Builds with all warnings as errors, or skips the test and says what is missing."""
     cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if cmake is None or not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -85,8 +87,10 @@ def build(folder: Path, sanitizers: str, *settings: str, targets: Sequence[str])
     if not prefix:
         pytest.skip("no headers of ONNX Runtime: `tools/cpp/sdk build/cpp-sdk .venv/bin/python` makes them")
     given = (f"-DCMAKE_PREFIX_PATH={prefix}", f"-DESM_SANITIZE={sanitizers}", *settings)
-    source = str(ROOT / "tools" / "cpp")
-    for words in (("-S", source, "-B", str(folder), *given), ("--build", str(folder), "-j2", "--target", *targets)):
+    for words in (
+        ("-S", str(source), "-B", str(folder), *given),
+        ("--build", str(folder), "-j2", "--target", *targets),
+    ):
         done = subprocess.run([cmake, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return Programs(folder)
