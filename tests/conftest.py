@@ -5,11 +5,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import settings
 
 from esm_onnx.architectures import Architecture, Space, sample
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.testing import tiny_space
+
+# A busy machine is no fault: no example has a deadline.
+settings.register_profile("untimed", settings.get_profile(settings.get_current_profile_name()), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

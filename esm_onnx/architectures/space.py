@@ -259,7 +259,8 @@ def _check_options(options: Options, features: tuple[Feature, ...], place: str) 
         if isinstance(value, bool) or value not in feature.options:
             got = shown(plain(value))
             raise InputError(f"{place}: {feature.name} is {got}, expected one of {listed(feature.options)}")
-    for name in options:
-        if name not in {feature.name for feature in features}:
-            known = listed(tuple(feature.name for feature in features)) or "none"
-            raise InputError(f"{place}: unknown feature {shown(name)}, expected {known}")
+    if len(options) == len(features):
+        return
+    names = tuple(feature.name for feature in features)
+    unknown = next(name for name in options if name not in names)
+    raise InputError(f"{place}: unknown feature {shown(unknown)}, expected {listed(names) or 'none'}")

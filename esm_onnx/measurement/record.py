@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -144,8 +145,8 @@ class Measurement:
     def _enough(self, mask: NDArray[np.bool_]) -> bool:
         """Ten runs of two blocks: what a block has in common shows only beside another."""
         if self.pairing is not None:
-            blocks = np.asarray(self.pairing.calibration_ms)
-            if len(np.unique(blocks[mask])) < min(LEAST_BLOCKS, len(np.unique(blocks))):
+            blocks = self.pairing.calibration_ms
+            if len(set(itertools.compress(blocks, mask))) < min(LEAST_BLOCKS, len(set(blocks))):
                 return False
         return int(mask.sum()) >= min(LEAST_CLEAN, -(-len(mask) // 2))
 

@@ -108,7 +108,10 @@ def read_sessions(store: Store, space: Space, target: Target) -> Iterator[tuple[
         records = list(store.measurements(space, session=number))
         standing = store.standing(number) if status == ACCEPTED else [False] * len(records)
         failures = Counter(failure.kind for failure in store.failures(space, target, session=number))
-        report = _report(number, status, verdict, provenance.get("protocol", {}), records, standing, failures)
+        protocol = provenance.get("protocol", {})
+        target_error = protocol.get("target_error")
+        capped = 0 if target_error is None else store.inexact(number, target_error)
+        report = _report(number, status, verdict, protocol, records, standing, failures, capped)
         yield report, [record for record, stands in zip(records, standing, strict=True) if stands]
 
 
@@ -120,8 +123,8 @@ def _report(
     records: Sequence[Measurement],
     standing: Sequence[bool],
     failures: Mapping[str, int],
+    capped: int,
 ) -> SessionReport:
-    target_error = protocol.get("target_error")
     judged = list(zip(records, standing, strict=True))
     subjects = [(record, stands) for record, stands in judged if record.role != REFERENCE]
     dropped: Counter[str] = Counter()
@@ -136,7 +139,7 @@ def _report(
         references=tuple(_points(judged)),
         subjects=len(subjects),
         standing=sum(stands for _, stands in subjects),
-        capped=0 if target_error is None else sum(record.error > target_error for record in records),
+        capped=capped,
         noise_floor=noise_floor(record for record, stands in judged if stands),
         runs=sum(len(record.runs_ms) for record in records),
         dropped=dict(dropped.most_common()),

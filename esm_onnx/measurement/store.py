@@ -251,6 +251,14 @@ class Store:
         rows = self._db.execute("SELECT stands FROM measurements WHERE session = ? ORDER BY id", (session,))
         return [bool(stands) for (stands,) in rows]
 
+    def inexact(self, session: int, target_error: float) -> int:
+        """How many measurements of a session are not known within a relative error (`Measurement.error`)."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM measurements WHERE session = ? AND (error IS NULL OR error > ?)",
+            (session, target_error),
+        ).fetchone()
+        return int(count)
+
     def failures(self, space: Space, target: Target, *, session: int | None = None) -> list[Failure]:
         """Every failure of a space on a target, or of one session of them, oldest first."""
         rows = self._db.execute(
