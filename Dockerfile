@@ -1,7 +1,7 @@
 # Images of esm-onnx, one for each stage at the end:
 #
 #   profile   measures with ONNX Runtime on a CPU (amd64, arm64); without torch
-#   full      fits predictors and searches too
+#   full      fits predictors, searches and draws too
 #   trt       measures on NVIDIA GPUs through TensorRT (amd64)
 #
 #   docker build --target profile --tag esm-onnx:profile .
@@ -37,7 +37,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
 FROM install-profile AS install-full
 RUN --mount=type=bind,from=wheels,target=/wheels \
     python3 -m pip --python /opt/esm-onnx/bin/python install --no-cache-dir --find-links /wheels \
-        --constraint tools/constraints.txt '.[train,search,import]'
+        --constraint tools/constraints.txt '.[train,search,import,report]'
 
 # What the images with Python alone share. Whoever `--user` names may write to /data.
 FROM ${PYTHON} AS ready
