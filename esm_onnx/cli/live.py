@@ -244,9 +244,7 @@ class Events(View):
             "failed": standing.failed,
             "seconds": round(now_s - self._began_s, 3),
             "left_seconds": None if left_s is None else round(left_s, 3),
-            "drift": None
-            if drift is None
-            else {"share": drift.share, "tolerance": drift.tolerance, "state": drift.state},
+            "drift": drift and {"share": drift.share, "tolerance": drift.tolerance, "state": drift.state},
         }
         self._write("progress", told)
 
@@ -276,7 +274,7 @@ def live(what: str, *, events: bool = False, clock: Clock = time.monotonic) -> I
 def lamp_of(drift: Drift) -> Text:
     """The lamp for the references, with its words."""
     symbol, colour = LAMPS[drift.state]
-    off = drift.alarm or f"{100 * drift.share:+.1f} % of ±{100 * drift.tolerance:g} %"
+    off = drift.alarm or f"{100 * drift.share:+z.1f} % of ±{100 * drift.tolerance:g} %"
     return Text.assemble((f"{symbol} references {drift.state}", colour), f": {off}")
 
 

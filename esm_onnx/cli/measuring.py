@@ -115,12 +115,13 @@ def profile(
     printer = printer_of(as_json, json_lines)
     with interruptible(lambda: NOTHING if layers else kept_in(store_path)), ExitStack() as kept:
         store = kept.enter_context(Store(store_path))
-        view = kept.enter_context(live("measuring", events=json_lines))
+        view = kept.enter_context(live("starting", events=json_lines))
         reports = told_together(view.report, names)
         measurers = [
             kept.enter_context(profiler(space, store, report, runtime=name, **options))
             for name, report, options in zip(names, reports, switched(names, measuring), strict=True)
         ]
+        view.begin("measuring")
         if layers:
             timed = [time_layers(measurer, chosen, view.report) for measurer in measurers]
         else:
@@ -150,8 +151,9 @@ def _profile_on_fleet(
     from esm_onnx.cli.fleeting import demand_all, opened_fleet  # which imports from here
 
     with interruptible(lambda: kept_in(store_path)), Store(store_path) as store:
-        with live("measuring", events=events) as view:
+        with live("starting", events=events) as view:
             with opened_fleet(space, store, view.report, **measuring) as devices:
+                view.begin("measuring")
                 outcome = devices.profile(chosen)
     _print_outcomes(outcome.outcomes, space, store_path, printer, many=True)
     demand_all(outcome)
