@@ -1,7 +1,8 @@
 """Every command that the README and the pages show is run, in the order in which a page shows it.
 
 A page has a folder of its own, which holds what pages take for granted (`TAKEN_FOR_GRANTED`). A block without a
-language is a shell's. One with a language whose first line names a file, as a comment, becomes that file.
+language is a shell's where one of its lines is known here: all of them are then run, or excepted with a reason. A block
+with a language whose first line names a file, as a comment, becomes that file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from esm_onnx.prediction import mlp
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
     pytest.skip("the pages are not installed with the package", allow_module_level=True)
+for needed in ("matplotlib", "onnxscript", "pymoo", "skl2onnx", "torch"):
+    pytest.importorskip(needed, reason=f"pages show commands that need {needed}")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 INSTEAD = (
@@ -104,6 +107,7 @@ esm-onnx export --space mobilenetv3 --architectures more.jsonl --embed-weights -
 STEP = re.compile(r"^```(\w*)\n(.*?)^```$|`(esm-onnx\s[^`]*\s-[^`]*)`", re.MULTILINE | re.DOTALL)
 """A block, or a command with options in the text."""
 NAMED = re.compile(r"(?:#|//) ([\w-]+\.\w+)$", re.MULTILINE)
+KNOWN = re.compile("|".join(["esm-onnx ", *(f"(?:{pattern})" for pattern, *_ in (*INSTEAD, *ONLY_READ))]))
 PATH = re.compile(r"`((?:tools|docs|tests|runtimes|esm_onnx)/[\w./-]+)[^`]*`")
 
 
@@ -124,8 +128,9 @@ def steps(page: Path) -> Iterator[Step]:
         elif language and (named := NAMED.match(block)):
             yield Step(block, file=named[1])
         elif not language:
-            lines = re.sub(r"\\\n\s*", "", block).splitlines()
-            yield from (Step(line.partition(" #")[0].strip()) for line in lines if not re.match(r"\s*(#|$)", line))
+            lines = [line.partition(" #")[0].strip() for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+            if any(KNOWN.match(line) for line in lines):
+                yield from (Step(line) for line in lines if line and not line.startswith("#"))
 
 
 def resolved(words: list[str]) -> tuple[click.Context, click.Command, list[str]]:
@@ -150,15 +155,17 @@ def run(command: str) -> None:
     todo = command
     for pattern, instead, _ in INSTEAD:
         todo = re.sub(pattern, instead, todo)
-    program, *words = shlex.split(re.sub(*INSTEAD[0][:2], command))
+    program, *words = shlex.split(re.sub(*INSTEAD[0][:2], command).partition(" > ")[0])
     if program == "esm-onnx":
         context, found, rest = resolved(words)
         found.make_context(found.name, rest, parent=context)
     if any(re.match(pattern, command) for pattern, _ in ONLY_READ):
         return
+    todo, _, file = todo.partition(" > ")
     program, *words = shlex.split(todo)
     if program == "esm-onnx":
-        commands.main(words, prog_name=program, standalone_mode=False)
+        with open(file, "w") if file else nullcontext(sys.stdout) as out, redirect_stdout(out):
+            commands.main(words, prog_name=program, standalone_mode=False)
     else:
         assert program == "python", "neither a command of ours nor one of INSTEAD or ONLY_READ"
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
