@@ -319,6 +319,7 @@ class Fleet:
                 raise outcome
             elif isinstance(outcome, DeviceLost) and profiler.worker.losses < self._patience.losses:
                 kept = self._in_open_sessions(member.store, profiler, board)
+                kept |= self._measured(profiler.target, member.store)  # in its sessions before this one
                 claims.give_back(set(claims.held_by(board)) - kept, board)
                 self._tell(member, Progress(len(asked), 0, 0, f"{outcome}; begun anew"))
             else:

@@ -33,8 +33,8 @@ def test_four_devices_measure_each_architecture_once_though_the_head_is_killed(s
 def test_killed_and_hanging_processes_lose_nothing(site: Site) -> None:
     devices: dict[str, str | None] = {name: name for name in "abcd"}
     patience = {"start_s": 40, "answer_s": 3, "losses": 2}
-    with site.head(devices, count=120, deadline_s=2, session_size=15, patience=patience) as head:
-        site.await_subjects(8)
+    with site.head(devices, count=160, deadline_s=2, session_size=15, patience=patience) as head:
+        site.await_subjects(80)  # each is in its second session
         os.kill(site.hang("a"), signal.SIGKILL)  # the process that measures
         site.unhang("a")
         site.hang("d")  # which its own machine finds
@@ -51,7 +51,7 @@ def test_killed_and_hanging_processes_lose_nothing(site: Site) -> None:
     assert "b@127.0.0.1 was lost" in site.told
     assert "c@127.0.0.1 did not answer within 5 s; begun anew" in site.told
     assert set(site.rows("SELECT kind FROM failures")) == {("crash",), ("deadline",)}
-    assert site.assert_each_stands_once(120).keys() == {f"{name}@127.0.0.1" for name in devices}
+    assert site.assert_each_stands_once(160).keys() == {f"{name}@127.0.0.1" for name in devices}
 
 
 def test_a_node_that_dies_leaves_its_work_to_others_and_strangers_are_refused(site: Site) -> None:
