@@ -50,7 +50,7 @@ INSTEAD = (
         "--architectures one.jsonl --layers --store layers.db",
         "dry tells no layers: one on ort-cpu, and apart from the others",
     ),
-    (r"--count \d+\b", "--count 24", "enough to train on"),
+    (r"--count \d+\b", "--count 16", "enough to train on"),
     (r"^esm-onnx compare(?! --across)", r"\g<0> --seeds 1", "one permutation shows it"),
     (r"^esm-onnx compare(?!.*--(across|surrogate))", r"\g<0> --surrogate tree", "tests/cli/test_comparing.py has all"),
     (r"--sizes [\d,]+", "--sizes 10", "one size shows it"),
@@ -84,8 +84,8 @@ ONLY_READ = (
 """What is not run, and why. A command of ours is parsed to its last option nevertheless."""
 
 TAKEN_FOR_GRANTED = """
-esm-onnx sample --space mobilenetv3 --count 24 --out archs.jsonl
-esm-onnx sample --space mobilenetv3 --count 12 --exclude archs.jsonl --out more.jsonl
+esm-onnx sample --space mobilenetv3 --count 16 --out archs.jsonl
+esm-onnx sample --space mobilenetv3 --count 8 --exclude archs.jsonl --out more.jsonl
 esm-onnx sample --space mobilenetv3 --count 1 --out one.jsonl
 esm-onnx profile --space mobilenetv3 --runtime dry --architectures archs.jsonl --store esm.db
 esm-onnx profile --space mobilenetv3 --runtime dry --architectures more.jsonl --store more.db
@@ -97,7 +97,7 @@ esm-onnx data import ofa.csv.gz --space ofa-mobilenetv3 --latency tesla_p40_ms -
 esm-onnx train --surrogate linear --store a.db --out a.onnx
 esm-onnx train --surrogate linear --store b.db --out b.onnx
 esm-onnx data export --store esm.db --out phone.jsonl
-esm-onnx sample --space mnasnet.toml --count 24 --out mnasnet.jsonl
+esm-onnx sample --space mnasnet.toml --count 16 --out mnasnet.jsonl
 esm-onnx profile --space mnasnet.toml --runtime dry --architectures mnasnet.jsonl --store mnasnet.db
 esm-onnx data export --store mnasnet.db --out measured.jsonl
 esm-onnx export --space mobilenetv3 --architectures more.jsonl --embed-weights --out written
