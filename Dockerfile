@@ -35,6 +35,9 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
 
 # PyPI's torch for amd64 may bring gigabytes of CUDA: PyTorch's index of CPU wheels as PIP_EXTRA_INDEX_URL keeps them out.
 FROM install-profile AS install-full
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_NO_INDEX
 RUN --mount=type=bind,from=wheels,target=/wheels \
     python3 -m pip --python /opt/esm-onnx/bin/python install --no-cache-dir --find-links /wheels \
         --constraint tools/constraints.txt '.[train,search,import,report]'
