@@ -102,7 +102,7 @@ class Fleet:
             kept.callback(self._close)
             places = find_places(ray, devices)
             self.members = [Member(p, ThreadPoolExecutor(1, thread_name_prefix=p.board)) for p in places]
-            self._each(self._begin)
+            self._each(self._begin, self.members)
             if not self._present:
                 raise WorkError("; ".join(f"{m.ended}" for m in self.members))
             self._pool()
@@ -138,7 +138,7 @@ class Fleet:
             self._claims = Claims(asked, self._done())
             for member in self._present:
                 self._claim_open(member)
-            self._each(partial(self._run, asked, enough))
+            self._each(partial(self._run, asked, enough), self._present)
         lost = {member.board: member.ended for member in self.members if member.ended}
         outcomes = tuple(self._outcome(target, asked, before[target.digest]) for target in self.targets)
         return FleetOutcome(outcomes, len(self._claims.left), lost)
@@ -151,9 +151,9 @@ class Fleet:
     def _profilers(self) -> list[Profiler]:
         return [member.profiler for member in self.members if member.profiler is not None]
 
-    def _each(self, work: Callable[[Member], Result]) -> list[Result]:
-        """Has every device that is there do something at the same time; an interruption stops all of them."""
-        futures: list[Future[Result]] = [member.thread.submit(work, member) for member in self._present]
+    def _each(self, work: Callable[[Member], Result], members: Sequence[Member]) -> list[Result]:
+        """Has devices do something at the same time; an interruption stops all of them."""
+        futures: list[Future[Result]] = [member.thread.submit(work, member) for member in members]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -211,11 +211,8 @@ class Fleet:
         known = self._levels(target)
         if len(group) == 1 and not known:
             return
-        levels: dict[str, Levels] = {}
-        futures = {member.board: member.thread.submit(self._levels_of, member) for member in group}
-        for board, future in futures.items():
-            if measured := future.result():
-                levels[board] = measured
+        measured = zip(group, self._each(self._levels_of, group), strict=True)
+        levels = {member.board: found for member, found in measured if found}
         others = apart(levels, [known] if known else [])
         for member in group:
             if member.board in others and member.profiler is not None:
