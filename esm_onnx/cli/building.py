@@ -106,7 +106,14 @@ def build(space: Space, store_path: Path, out: Path, as_json: bool, json_lines: 
                 view.begin(f"round {len(history) + 1}: training")
 
             def dataset(architectures: Sequence[Architecture]) -> Dataset:
-                return assemble(store, space, target, only=architectures, quantity=quantity)
+                found = assemble(store, space, target, only=architectures, quantity=quantity)
+                if architectures and not len(found):
+                    raise ThresholdNotMet(
+                        f"no latency of {len(architectures)} architectures stands after {minutes_since(start):.1f} "
+                        "minutes: the same command goes on where it was; `esm-onnx doctor` tells what disturbs this "
+                        "machine, and --plain takes every run as it is"
+                    )
+                return found
 
             try:
                 for turn in rounds(space, plan, measure, dataset):

@@ -240,3 +240,13 @@ def test_without_torch_training_says_what_to_install_and_the_rest_works(esm_proc
         done = esm_process("train", *known, "--surrogate", surrogate, "--out", "q.onnx", code=2)
         assert "scikit-learn is needed to train" in error_of(done)
     assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_build_without_one_latency_says_so_and_goes_on_later(esm: Run, tmp_path: Path) -> None:
+    command = ("build", "--space", "tiny.toml", "--runtime", "dry", *QUICK, "--surrogate", "linear", "--out", "p.onnx")
+    limits = ("--initial", 20, "--max-measurements", 20, "--threshold", "50%")
+    told = error_of(esm(*command, *limits, "--max-minutes", 1e-9, code=3))
+    assert "no latency of 20 architectures stands after 0.0 minutes: the same command goes on where it was" in told
+    assert not (tmp_path / "p.onnx").exists()
+    esm(*command, *limits)
+    assert LoadedPredictor.open(tmp_path / "p.onnx").metadata["measurements"]["trained"] == 20
