@@ -27,6 +27,7 @@ from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.loaded import LoadedPredictor
 
 Vector = NDArray[np.float64]
+Rows = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Predicted:
     Attributes:
         measured: the rows, of the quantity that is predicted.
         latency, lower, upper: [n], predicted by what has not seen the row; NaN where only what has can tell.
+        trained, calibrated: [n], whether the row was trained on, or set the width of the interval.
     """
 
     loaded: LoadedPredictor
@@ -68,6 +70,8 @@ class Predicted:
     latency: Vector
     lower: Vector
     upper: Vector
+    trained: Rows
+    calibrated: Rows
 
     @property
     def name(self) -> str:
@@ -129,7 +133,7 @@ def read_material(
         InputError: a file is not what it should be; or there is nothing of that space and target.
     """
     contents = [] if store is None else [c for c in store.contents() if c.matches(space, target)]
-    contents = [c for c in contents if space is not None or not is_block_space(c.space)]
+    contents = [c for c in contents if space is not None or not is_block_space(c.space)] or contents
     if store is not None and not contents:
         asked = " of that space and target" if space is not None or target is not None else ""
         raise InputError(f"nothing measured{asked}: `esm-onnx data list` shows what is there", file=store.path)
@@ -168,11 +172,13 @@ def _predicted(loaded: LoadedPredictor, measured: Measured) -> Predicted:
     dataset = dataset_of(measured.records, measured.space, measured.target, quantity=loaded.quantity)
     genomes = dataset.genomes
     latency, lower, upper = (column.astype(np.float64) for column in loaded.predict(genomes))
-    seen = loaded.trained_on(genomes)
+    own = measured.target.digest == loaded.target.digest
+    trained, calibrated = (known(genomes) & own for known in (loaded.trained_on, loaded.calibrated_on))
     with np.errstate(invalid="ignore"):  # an infinite bound over its prediction
         below, above = lower / latency, upper / latency
-    latency = np.where(seen, loaded.out_of_fold(genomes), latency)
-    return Predicted(loaded, measured.target, dataset, latency, latency * below, latency * above)
+    latency = np.where(trained, loaded.out_of_fold(genomes), latency)
+    bounds = latency * below, latency * above
+    return Predicted(loaded, measured.target, dataset, latency, *bounds, trained, calibrated)
 
 
 def read_comparison(path: Path) -> Compared:

@@ -71,8 +71,7 @@ def _bins(predicted: Predicted) -> Bins:
 
 
 def _seen(predicted: Predicted) -> str:
-    trained = predicted.loaded.trained_on(predicted.measured.genomes)
-    folded = trained & np.isfinite(predicted.latency)
+    folded = predicted.trained & np.isfinite(predicted.latency)
     if folded.all():
         return "predicted out of their fold"
     return "it has not seen" if not folded.any() else "it has not seen, or predicted out of their fold"
@@ -178,7 +177,7 @@ def coverage(material: Material) -> Iterator[Chart]:
             rows.append((name, int(there.sum()), *shares))
         filled = [(str(row[0]), float(row[2])) for row in rows if row[2] is not None]
         whole = 100 * float(inside[bounded].mean())
-        set_by = loaded.calibrated_on(data.genomes)[bounded].mean()
+        set_by = predicted.calibrated[bounded].mean()
         flattered = (
             f"; {100 * set_by:.0f} % of these rows set the bounds themselves, which flatters them" if set_by else ""
         )

@@ -15,7 +15,7 @@ from esm_onnx.report.chart import Chart, Row, Table, counted, percent
 from esm_onnx.report.drawing import BLUE, FAINT, INK, colour_of, count_along, dots, legend_above, marker_of, one_plot
 from esm_onnx.report.material import Material
 
-HATCHES = ("", "////", "....", "xxxx")
+HATCHES = ("", "////", "----", "xxxx")  # of lines: each dot of a dotted one is a path of its own
 PURPOSES = ("subjects", "references", "calibration", "rest")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -21,7 +22,7 @@ from esm_onnx.measurement.store import Store
 from esm_onnx.report.chart import Chart
 from esm_onnx.report.datasets import expected_shares
 from esm_onnx.report.features import BLOCK, columns_of, regress
-from esm_onnx.report.material import Material
+from esm_onnx.report.material import Material, read_material
 from esm_onnx.report.sections import KINDS, SECTIONS, charts_of
 
 
@@ -240,3 +241,17 @@ def test_rounds_are_those_that_build_wrote(material: Material) -> None:
     told = predictor.metadata["rounds"]
     assert [row[:3] for row in rows] == [(n, 30 * n, each["overall"]["accuracy"]) for n, each in enumerate(told, 1)]
     assert [row[4] for row in rows] == [0, 0]
+
+
+def test_beside_another_target_nothing_has_been_seen(files: Files, tmp_path: Path) -> None:
+    with Store(files.store, create=False) as store:
+        there = next(content.target for content in store.contents() if content.target.name == "dry shared")
+        copy = Store(tmp_path / "other.db")
+        copy.add(files.space, there, {"from": "elsewhere"}, store.measurements(files.space, there))
+    with copy:
+        (predicted,) = read_material(copy, predictors=[files.predictor]).predicted
+    assert not predicted.trained.any()
+    np.testing.assert_array_equal(predicted.latency, predicted.loaded.predict(predicted.measured.genomes)[0])
+    material = Material(predicted=(predicted,), predictors=(predicted.loaded,))
+    assert "predicted for dry gpu" in one("accuracy", material).of
+    assert "flatters" not in one("coverage", material).sentence
