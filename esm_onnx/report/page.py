@@ -23,7 +23,6 @@ STYLE = """
   --blue: #0072b2; --vermillion: #d55e00; --green: #009e73; --purple: #cc79a7; --orange: #e69f00; --sky: #56b4e9; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14161a; --ink: #ececec; --faint: #a3a6ab; --grid: #3c4047;
   --card: #1d2026; --blue: #4ba3dd; --vermillion: #f08a45; --green: #35c49a; --purple: #dd9cc0; } }
-@media print { :root { color-scheme: light; } nav { display: none; } figure { break-inside: avoid; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 78rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -46,6 +45,10 @@ caption { text-align: left; padding: 0.5rem 0; font-weight: 600; }
 th, td { text-align: left; padding: 0.125rem 0.75rem 0.125rem 0; border-bottom: 1px solid var(--grid);
   overflow-wrap: normal; vertical-align: top; }
 td.number, th.number { text-align: right; }
+@page { margin: 1.5cm; }
+@media print { :root { color-scheme: light; } nav, details { display: none; } body { padding: 0; font-size: 0.8rem; }
+  .charts { grid-template-columns: 1fr 1fr; } figure { break-inside: avoid; padding: 0.5rem; }
+  h2 { break-after: avoid; } }
 """
 
 

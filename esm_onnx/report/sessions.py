@@ -89,7 +89,7 @@ def _draw_time(sessions: Sequence[SessionReport], axes: Axes) -> None:
         colour, hatch = colour_of(place), HATCHES[place]
         axes.stairs(above, edges, baseline=below, fill=True, label=name, fc=colour, ec="white", hatch=hatch, lw=0)
         below = above
-    axes.set(xlabel="session", ylabel="seconds", xlim=(0.5, max(len(sessions), 3) + 0.5))
+    axes.set(xlabel="session", ylabel="seconds", xlim=(0.5, len(sessions) + 0.5))
     count_along(axes.xaxis)
     axes.grid(axis="x", visible=False)
     legend_above(axes, 2)
