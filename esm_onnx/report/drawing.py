@@ -192,7 +192,7 @@ def legend_above(axes: Axes, columns: int) -> None:
 
 def count_along(axis: Axis) -> None:
     """Whole numbers along an axis."""
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def logarithmic(axes: Axes, *which: str) -> None:

@@ -172,4 +172,5 @@ def _draw(effects: Sequence[Effect], quantity: Quantity, figure: Figure) -> None
             axes.plot(places, [effect.adds for effect in own], color=colour_of(0), marker=marker_of(0), linewidth=0.8)
             shown = places[:: max(1, len(own) // 4)]
             axes.set_xticks(shown, [own[i].option for i in shown])
+        axes.set_ylim(min(0.0, *(1.05 * effect.adds for effect in own)), None)
         axes.set_title(f"{feature}, {quantity.unit}", loc="left")

@@ -181,7 +181,9 @@ def _draw_drift(moved: Sequence[Moved], tolerance: float | None, axes: Axes) -> 
             label = f"depth {own[0][2].depth}" if stands else None
             x, y = [at for at, _ in shown], [off for _, off in shown]
             dots(axes, x, y, **look, size=4, opacity=0.9, hollow=not stands, label=label)
-    axes.set(xlabel="minutes of measuring", ylabel="off its median, %")
+    worst = max(abs(off) for *_, off in moved)
+    reach = max(1.25 * worst, min(1.15 * (tolerance or 0), 3 * worst)) or 1  # a wide tolerance shall hide nothing
+    axes.set(xlabel="minutes of measuring", ylabel="off its median, %", ylim=(-reach, reach))
     legend_above(axes, 4)
 
 
