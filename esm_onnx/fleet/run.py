@@ -96,6 +96,7 @@ class Fleet:
         self._report, self._options = report, options
         self._stop, self._telling = threading.Event(), threading.Lock()
         self._claims = Claims(())
+        self._known: dict[str, dict[Architecture, dict[str, Any]]] = {}
         self._devices = devices
         self.members: list[Member] = []
         with ExitStack() as kept:
@@ -134,7 +135,8 @@ class Fleet:
             for target in {t.facts["device"]: t for t in self.targets}.values():
                 held.enter_context(self.store.alone(target))
             self._close_absent()
-            before = {target.digest: self._measured(target) for target in self.targets}
+            self._known = {target.digest: self._measured_how(target) for target in self.targets}
+            before = {digest: set(known) for digest, known in self._known.items()}
             self._claims = Claims(asked, self._done())
             for member in self._present:
                 self._claim_open(member)
@@ -163,7 +165,7 @@ class Fleet:
     def _begin(self, member: Member) -> None:
         """Starts the device and its profiler."""
         try:
-            member.store = Store(self.store.path)
+            member.store = Store(self.store.path, looked_at=True)
             member.profiler = self._profiler(member)
         except Stopped:
             raise
@@ -271,17 +273,18 @@ class Fleet:
                 if self._is_kin(board) and board not in here:
                     close_session(self.store, self.space, target, session, protocol, board)
 
-    def _measured(self, target: Target, store: Store | None = None) -> set[Architecture]:
-        return (store or self.store).measured(self.space, target, self._profilers[0].protocol.fields)
+    def _measured_how(self, target: Target) -> dict[Architecture, dict[str, Any]]:
+        """What stands on a target, with its provenance."""
+        return dict(self.store.measured_how(self.space, target, self._profilers[0].protocol.fields))
 
     def _done(self) -> set[Architecture]:
         """What devices of these kinds have measured before."""
-        done = set[Architecture]()
-        fields = self._profilers[0].protocol.fields
+        done = set[Architecture]().union(*self._known.values())
         for target in self._kin():
-            how = self.store.measured_how(self.space, target, fields)
-            done |= {architecture for architecture, provenance in how if self._is_kin(provenance.get(BOARD))}
-        return done.union(*map(self._measured, self.targets))
+            if target.digest not in self._known:
+                how = self._measured_how(target)
+                done |= {architecture for architecture, by in how.items() if self._is_kin(by.get(BOARD))}
+        return done
 
     def _claim_open(self, member: Member) -> None:
         """A device takes what it has measured in the session that it will continue."""
@@ -303,10 +306,11 @@ class Fleet:
         """Measures with one device until nothing is left, or it is given up."""
         profiler, claims, board = member.profiler, self._claims, member.board
         assert profiler is not None
+        known = self._known[profiler.target.digest]
         assert isinstance(profiler.worker, RemoteWorker)
         assert member.store is not None
         while claims.wait(board, lambda: self._stop.is_set() or enough()):
-            (outcome,) = in_turn([profiler.steps(asked, enough=enough)])
+            (outcome,) = in_turn([profiler.steps(asked, enough=enough, known=known)])
             if isinstance(outcome, Outcome):
                 member.outcomes.append(outcome)
                 for failure in outcome.failures:  # enough of them: nobody else needs to fail with it
@@ -316,8 +320,8 @@ class Fleet:
                 raise outcome
             elif isinstance(outcome, DeviceLost) and profiler.worker.losses < self._patience.losses:
                 kept = self._in_open_sessions(member.store, profiler, board)
-                kept |= self._measured(profiler.target, member.store)  # in its sessions before this one
-                claims.give_back(set(claims.held_by(board)) - kept, board)
+                held = claims.held_by(board)  # in its sessions before this one too, and what stands there remains its
+                claims.give_back([a for a in held if a not in kept and a not in known], board)
                 self._tell(member, Progress(len(asked), 0, 0, f"{outcome}; begun anew"))
             else:
                 self._give_up(member, outcome, asked)
@@ -325,14 +329,11 @@ class Fleet:
 
     def _give_up(self, member: Member, error: EsmError, asked: Sequence[Architecture]) -> None:
         """Judges the session of a device that will not come back; others measure what does not stand."""
-        profiler, store = member.profiler, member.store
+        profiler = member.profiler
         assert profiler is not None
-        assert store is not None
-        for session, protocol, board in open_sessions(store, self.space, profiler.target):
-            if board == member.board:
-                close_session(store, self.space, profiler.target, session, protocol, board)
-        held = set(self._claims.held_by(member.board))
-        self._claims.finish(member.board, but=held - self._measured(profiler.target, store))
+        profiler.close_sessions()
+        known = self._known[profiler.target.digest]
+        self._claims.finish(member.board, but=[a for a in self._claims.held_by(member.board) if a not in known])
         self._end(member, str(error))
         self._tell(member, Progress(len(asked), 0, 0, f"given up: {error}"))
 
@@ -341,7 +342,7 @@ class Fleet:
 
     def _outcome(self, target: Target, asked: Sequence[Architecture], before: set[Architecture]) -> Outcome:
         """What all devices of a target did."""
-        measured = self._measured(target)
+        measured = self._measured_how(target)
         of_members = [o for m in self.members for o in m.outcomes if o.target == target]
         failures = {f.architecture: f for o in of_members for f in o.failures if f.architecture not in measured}
         return Outcome(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 from esm_onnx.architectures import Architecture
@@ -23,6 +24,7 @@ class Claims:
 
     def __init__(self, asked: Iterable[Architecture], done: Collection[Architecture] = ()) -> None:
         self._holders: dict[Architecture, str | None] = {a: DONE if a in done else None for a in asked}
+        self._counts = Counter(self._holders.values())
         self._changed = threading.Condition()
 
     def is_open_to(self, architecture: Architecture, holder: str) -> bool:
@@ -34,7 +36,7 @@ class Claims:
         with self._changed:
             mine = self.is_open_to(architecture, holder)
             if mine:
-                self._holders[architecture] = holder
+                self._change(architecture, holder)
             return mine
 
     def give_back(self, architectures: Iterable[Architecture], holder: str) -> None:
@@ -61,7 +63,7 @@ class Claims:
     def taken(self) -> int:
         """Number of those that are not free."""
         with self._changed:
-            return sum(holder is not None for holder in self._holders.values())
+            return len(self._holders) - self._counts[None]
 
     def wait(self, holder: str, stop: Callable[[], bool] = lambda: False) -> bool:
         """Whether there is something for this holder: waits while others hold all, for one of them may give back."""
@@ -73,14 +75,18 @@ class Claims:
             return False
 
     def _any_for(self, holder: str) -> bool:
-        return any(each in (None, holder) for each in self._holders.values())
+        return self._counts[None] + self._counts[holder] > 0
 
     def _any_held(self) -> bool:
-        return any(each != DONE for each in self._holders.values())
+        return self._counts[DONE] < len(self._holders)
+
+    def _change(self, architecture: Architecture, holder: str | None) -> None:
+        self._counts[self._holders[architecture]] -= 1
+        self._holders[architecture] = holder
+        self._counts[holder] += 1
 
     def _replace(self, holder: str, by: str | None, which: Callable[[Architecture], bool]) -> None:
         with self._changed:
-            for architecture, each in self._holders.items():
-                if each == holder and which(architecture):
-                    self._holders[architecture] = by
+            for architecture in [a for a, each in self._holders.items() if each == holder and which(a)]:
+                self._change(architecture, by)
             self._changed.notify_all()

@@ -38,7 +38,7 @@ from esm_onnx.measurement.session_report import remarks
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.turns import in_turn
-from esm_onnx.measurement.verdict import BOARD, close_session, judge_session, open_sessions
+from esm_onnx.measurement.verdict import BOARD, close_session, judge_session, open_sessions, standing_subjects
 from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Measurer, Worker
 
 GREATEST_FAILURES = 2
@@ -150,6 +150,7 @@ class Profiler:
         self._narrow = self.export.precision != "fp32"
         self._calibration: Calibration | None = None
         self._calibration_subnet: Path | None = None
+        self._known: dict[Architecture, dict[str, Any]] = {}
         self._failing: set[Architecture] = set()
         self._drift: Drift | None = None
 
@@ -177,22 +178,32 @@ class Profiler:
         return outcome
 
     def steps(
-        self, architectures: Iterable[Architecture], *, enough: Callable[[], bool] = lambda: False
+        self,
+        architectures: Iterable[Architecture],
+        *,
+        enough: Callable[[], bool] = lambda: False,
+        known: dict[Architecture, dict[str, Any]] | None = None,
     ) -> Generator[None, None, Outcome]:
-        """What `profile` does, a subject at a time; the caller sees to it that nobody else measures on this device."""
+        """What `profile` does, a subject at a time; the caller sees to it that nobody else measures on this device.
+
+        Args:
+            known: what stands on the target, with its provenance, shared by all who measure on it now: each adds what
+                stands of its own. None reads it from the store.
+        """
         asked = list(dict.fromkeys(architectures))
-        known = dict(self.store.measured_how(self.space, self.target, self.protocol.fields))
+        if known is None:
+            known = dict(self.store.measured_how(self.space, self.target, self.protocol.fields))
+        self._known = known
         already = [architecture for architecture in asked if architecture in known]
-        self._close_abandoned()
+        self.close_sessions(but=self.store.unfinished_session(self.space, self.target, self._provenance()))
         qualities = yield from self._sessions(asked, enough)
-        measured = self.store.measured(self.space, self.target, self.protocol.fields)
         failures = self._failures(asked)
         return Outcome(
             self.target,
-            sum(architecture in measured for architecture in asked) - len(already),
+            sum(architecture in known for architecture in asked) - len(already),
             len(already),
             sum(self.protocol.asks_more_than(known[architecture]) for architecture in already),
-            tuple(failure for architecture, failure in failures.items() if architecture not in measured),
+            tuple(failure for architecture, failure in failures.items() if architecture not in known),
             tuple(qualities),
         )
 
@@ -207,8 +218,7 @@ class Profiler:
         while todo and not enough():
             if self.protocol.paired and self._calibration is None:
                 self._calibrate()
-            quality = yield from self._session(todo, asked, enough)
-            todo = self._todo(asked)
+            quality, todo = yield from self._session(todo, len(asked), enough)
             qualities.append(quality)
             rejected = 0 if quality.accepted else rejected + 1
             if rejected == self.protocol.attempts:
@@ -218,15 +228,15 @@ class Profiler:
                 )
         return qualities
 
-    def _todo(self, asked: Sequence[Architecture]) -> list[Architecture]:
-        measured = self.store.measured(self.space, self.target, self.protocol.fields)
+    def _todo(self, among: Iterable[Architecture]) -> list[Architecture]:
+        """Those that do not stand, were not tried too often, and have not been taken by another device."""
         attempts = Counter(
             failure.architecture
             for failure in self.store.failures(self.space, self.target)
             if not self._retry_failed or failure.started_at >= self._started
         )
-        open_to_us = [a for a in asked if self.claims is None or self.claims.is_open_to(a, self._board or "")]
-        return [a for a in open_to_us if a not in measured and attempts[a] < GREATEST_FAILURES]
+        open_to_us = (a for a in among if self.claims is None or self.claims.is_open_to(a, self._board or ""))
+        return [a for a in open_to_us if a not in self._known and attempts[a] < GREATEST_FAILURES]
 
     def _taken(self, todo: Iterable[Architecture]) -> Iterator[Architecture]:
         """Those that no other device has taken, each asked for when it is its turn."""
@@ -239,9 +249,9 @@ class Profiler:
         return {failure.architecture: failure for failure in failures if failure.architecture in wanted}
 
     def _session(
-        self, todo: Sequence[Architecture], asked: Sequence[Architecture], enough: Callable[[], bool]
-    ) -> Generator[None, None, Quality]:
-        """One session over the first of `todo`, continued where it was interrupted, and its verdict."""
+        self, todo: Sequence[Architecture], total: int, enough: Callable[[], bool]
+    ) -> Generator[None, None, tuple[Quality, list[Architecture]]]:
+        """One session over the first of `todo`, continued where it was interrupted; its verdict, and what is left."""
         provenance = self._provenance()
         session = self.store.unfinished_session(self.space, self.target, provenance)
         if session is None:
@@ -249,9 +259,9 @@ class Profiler:
         before = {m.architecture for m in self.store.measurements(self.space, session=session) if m.role == SUBJECT}
         room = max(0, self.protocol.session_size - len(before))
         subjects = [architecture for architecture in todo if architecture not in before]
-        done = len(asked) - len(todo) + len(before.intersection(todo))
+        done = total - len(todo) + len(before.intersection(todo))
         self._drift = None
-        tell = partial(self._tell, len(asked))
+        tell = partial(self._tell, total)
         tell(done)
         rng = Random(f"{self.protocol.seed} {session}")
         places = draw_places(min(room, len(subjects)), self.protocol.reference_every, rng)
@@ -269,22 +279,29 @@ class Profiler:
             tell(done)
             yield
         self._round(session)
-        quality, status = close_session(self.store, self.space, self.target, session, self.protocol, self._board)
-        left = len(self._todo(asked))
+        quality, status = self._close(session, self.protocol)
+        left = self._todo(todo)
         records = list(self.store.measurements(self.space, session=session))
         self._drift = quality.drift
-        tell(len(asked) - left, "; ".join([f"session {session} {status}: {quality}", *remarks(records, self.protocol)]))
-        return quality
+        tell(total - len(left), "; ".join([f"session {session} {status}: {quality}", *remarks(records, self.protocol)]))
+        return quality, left
+
+    def _close(self, session: int, protocol: Protocol) -> tuple[Quality, str]:
+        """Judges a session, and notes what stands of it."""
+        verdict = close_session(self.store, self.space, self.target, session, protocol, self._board)
+        how = {"protocol": protocol.as_json()}
+        stood = standing_subjects(self.store, self.space, self.target, session, self.protocol)
+        self._known.update((architecture, how) for architecture in stood)
+        return verdict
 
     def _tell(self, total: int, done: int, message: str = "") -> None:
         self._report(Progress(total, done, len(self._failing), message, self._drift, self._board or ""))
 
-    def _close_abandoned(self) -> None:
-        """Judges the sessions that interrupted commands left open and this one does not continue."""
-        ours = self.store.unfinished_session(self.space, self.target, self._provenance())
+    def close_sessions(self, *, but: int | None = None) -> None:
+        """Judges the sessions that this device or an interrupted command left open, but for one."""
         for session, protocol, board in open_sessions(self.store, self.space, self.target):
-            if session != ours and board == self._board:
-                close_session(self.store, self.space, self.target, session, protocol, board)
+            if session != but and board == self._board:
+                self._close(session, protocol)
 
     def _provenance(self) -> dict[str, Any]:
         """How the records of a session come about: the protocol, the counter that energy is read from, the board."""

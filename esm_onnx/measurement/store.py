@@ -76,6 +76,7 @@ class Store:
     Args:
         path: the file.
         create: make it where it is absent.
+        looked_at: this process has opened it before: every byte of a large store is not looked at again.
         clock: gives seconds since 1970.
 
     Raises:
@@ -83,12 +84,19 @@ class Store:
         WorkError: the disk is full. Every method that writes raises it where the file cannot be written.
     """
 
-    def __init__(self, path: Path | str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        create: bool = True,
+        looked_at: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.path, self._clock = Path(path), clock
         there = self.path.is_file() and self.path.stat().st_size > 0
         if not create and not there:
             raise InputError("no store there: measure one with `esm-onnx profile`, or `data import`", file=path)
-        if there:
+        if there and not looked_at:
             check(self.path)
         try:
             self._db = sqlite3.connect(self.path, timeout=WAIT_S)
@@ -275,14 +283,15 @@ class Store:
     def measured_how(
         self, space: Space, target: Target, quantities: Collection[str] = ()
     ) -> Iterator[tuple[Architecture, dict[str, Any]]]:
-        """Each of those subjects, with the provenance of its session."""
+        """Each of those subjects, with the provenance of its session, or of each of its sessions."""
+        provenances = {session: provenance for session, _, provenance, _ in self.sessions(space, target)}
         rows = self._db.execute(
-            f"SELECT DISTINCT genome, provenance FROM measurements JOIN {SESSIONS} ON sessions.id = session "
+            f"SELECT DISTINCT genome, session FROM measurements JOIN {SESSIONS} ON sessions.id = session "
             f"WHERE {' AND '.join([OF_BOTH, STANDS, 'role = ?', *[HAS] * len(quantities)])}",
             (space.fingerprint, target.digest, SUBJECT, *quantities),
         )
-        for genome, provenance in rows:
-            yield from_genome(space, json.loads(genome)), json.loads(provenance)
+        for genome, session in rows:
+            yield from_genome(space, json.loads(genome)), provenances[session]
 
     def contents(self, quantities: Collection[str] = ()) -> list[Content]:
         """What the store holds, by space and target; of measurements those that hold these quantities too."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from esm_onnx.architectures import Space
+from esm_onnx.architectures import Architecture, Space
 from esm_onnx.measurement.protocol import Protocol
 from esm_onnx.measurement.quality import Quality, judge, level_of
-from esm_onnx.measurement.record import REFERENCE, Measurement
+from esm_onnx.measurement.record import REFERENCE, SUBJECT, Measurement
 from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
 
@@ -39,6 +39,14 @@ def close_session(
         shifts={i: shift for i, shift in enumerate(quality.shifts) if shift != 1.0},
     )
     return quality, status
+
+
+def standing_subjects(
+    store: Store, space: Space, target: Target, session: int, protocol: Protocol
+) -> set[Architecture]:
+    """What stands of a closed session, and holds the quantities that a protocol asks for."""
+    records = store.measurements(space, target, session=session, role=SUBJECT)
+    return {record.architecture for record in records if record.quantities.keys() >= set(protocol.fields)}
 
 
 def open_sessions(store: Store, space: Space, target: Target) -> list[tuple[int, Protocol, str | None]]:
