@@ -17,7 +17,7 @@ from esm_onnx.architectures import Space
 from esm_onnx.architectures.blocks import is_block_space
 from esm_onnx.errors import InputError, shown
 from esm_onnx.measurement.exchange import provenances
-from esm_onnx.measurement.quantities import quantity_of
+from esm_onnx.measurement.quantities import LATENCY, quantity_of
 from esm_onnx.measurement.record import Measurement
 from esm_onnx.measurement.session_report import SessionReport, read_sessions
 from esm_onnx.measurement.store import ACCEPTED, Content, Store
@@ -169,7 +169,9 @@ def _beside(loaded: LoadedPredictor, measured: Sequence[Measured]) -> list[Predi
 
 
 def _predicted(loaded: LoadedPredictor, measured: Measured) -> Predicted:
-    dataset = dataset_of(measured.records, measured.space, measured.target, quantity=loaded.quantity)
+    dataset, quantity = measured.dataset, loaded.quantity
+    if quantity != LATENCY:
+        dataset = dataset_of(measured.records, measured.space, measured.target, quantity=quantity)
     genomes = dataset.genomes
     latency, lower, upper = (column.astype(np.float64) for column in loaded.predict(genomes))
     own = measured.target.digest == loaded.target.digest
