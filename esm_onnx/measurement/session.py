@@ -29,7 +29,7 @@ from esm_onnx.measurement.calibration import establish
 from esm_onnx.measurement.claims import Claims
 from esm_onnx.measurement.layers import times_by_block
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.quality import Drift, Quality
+from esm_onnx.measurement.quality import Drift, Level, Quality, judge
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Calibration, Failure, Measurement, as_measurement
 from esm_onnx.measurement.references import choose_calibration, draw_places, draw_references
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime
@@ -38,7 +38,7 @@ from esm_onnx.measurement.session_report import remarks
 from esm_onnx.measurement.store import Store
 from esm_onnx.measurement.target import Target
 from esm_onnx.measurement.turns import in_turn
-from esm_onnx.measurement.verdict import BOARD, close_session, judge_session, open_sessions, standing_subjects
+from esm_onnx.measurement.verdict import BOARD, close_session, known_level, open_sessions, standing_subjects
 from esm_onnx.measurement.worker import CALIBRATION_LOST, Lost, Measurer, Worker
 
 GREATEST_FAILURES = 2
@@ -153,6 +153,7 @@ class Profiler:
         self._known: dict[Architecture, dict[str, Any]] = {}
         self._failing: set[Architecture] = set()
         self._drift: Drift | None = None
+        self._level: Level | None = None
 
     def __enter__(self) -> Profiler:
         return self
@@ -260,7 +261,7 @@ class Profiler:
         room = max(0, self.protocol.session_size - len(before))
         subjects = [architecture for architecture in todo if architecture not in before]
         done = total - len(todo) + len(before.intersection(todo))
-        self._drift = None
+        self._drift, self._level = None, known_level(self.store, self.space, self.target, self._board)
         tell = partial(self._tell, total)
         tell(done)
         rng = Random(f"{self.protocol.seed} {session}")
@@ -321,7 +322,7 @@ class Profiler:
                 )
         if tell is None:
             return
-        quality = judge_session(self.store, self.space, self.target, session, self.protocol, self._board)
+        quality = judge(list(self.store.measurements(self.space, session=session)), self.protocol, self._level)
         self._drift = quality.drift
         alarm = quality.alarms.get(quality.rounds) if self.protocol.paired else None
         beside = f"round {quality.rounds} of references: {alarm}; what lies beside it will be measured again"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from esm_onnx.architectures import Architecture, Space
 from esm_onnx.measurement.protocol import Protocol
-from esm_onnx.measurement.quality import Quality, judge, level_of
+from esm_onnx.measurement.quality import Level, Quality, judge, level_of
 from esm_onnx.measurement.record import REFERENCE, SUBJECT, Measurement
 from esm_onnx.measurement.store import ACCEPTED, OPEN, REJECTED, Store
 from esm_onnx.measurement.target import Target
@@ -15,21 +15,20 @@ BOARD = "board"
 """In a session's provenance: which of several devices of one kind measured."""
 
 
-def judge_session(
-    store: Store, space: Space, target: Target, session: int, protocol: Protocol, board: str | None = None
-) -> Quality:
-    """The quality of a session, beside what the references of its board have been before."""
-    known = level_of(
-        record for record in _references(store, space, target, board) if record.pairing is not None
-    )  # plain ones have another level
-    return judge(list(store.measurements(space, session=session)), protocol, known)
+def known_level(store: Store, space: Space, target: Target, board: str | None = None) -> Level | None:
+    """What the references of a board have shown in accepted sessions: with pairing, as plain ones have another level.
+
+    None where there were none. No open session changes it.
+    """
+    return level_of(record for record in _references(store, space, target, board) if record.pairing is not None)
 
 
 def close_session(
     store: Store, space: Space, target: Target, session: int, protocol: Protocol, board: str | None = None
 ) -> tuple[Quality, str]:
-    """Judges a session and writes the verdict."""
-    quality = judge_session(store, space, target, session, protocol, board)
+    """Judges a session, beside what the references of its board have been before, and writes the verdict."""
+    known = known_level(store, space, target, board)
+    quality = judge(list(store.measurements(space, session=session)), protocol, known)
     status = ACCEPTED if quality.accepted else REJECTED
     store.close_session(
         session,
