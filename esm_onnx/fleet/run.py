@@ -231,14 +231,23 @@ class Fleet:
                 )
 
     def _levels_of(self, member: Member) -> Levels | None:
+        """The latencies of its references now; None for a device that is given up over them."""
         assert member.profiler is not None
-        try:
-            return member.profiler.reference_latencies()
-        except Stopped:
-            raise
-        except EsmError as error:
-            self._end(member, str(error))
-            return None
+        while True:
+            try:
+                return member.profiler.reference_latencies()
+            except Stopped:
+                raise
+            except EsmError as error:
+                if not self._may_begin_anew(member, error):
+                    self._end(member, str(error))
+                    return None
+
+    def _may_begin_anew(self, member: Member, error: EsmError) -> bool:
+        """Whether it was lost, and not too often: what it is asked next begins it anew."""
+        assert member.profiler is not None
+        assert isinstance(member.profiler.worker, RemoteWorker)
+        return isinstance(error, DeviceLost) and member.profiler.worker.losses < self._patience.losses
 
     def _levels(self, target: Target) -> Levels:
         """The mean latency of each reference on a target, as far as the store knows it."""
@@ -307,7 +316,6 @@ class Fleet:
         profiler, claims, board = member.profiler, self._claims, member.board
         assert profiler is not None
         known = self._known[profiler.target.digest]
-        assert isinstance(profiler.worker, RemoteWorker)
         assert member.store is not None
         while claims.wait(board, lambda: self._stop.is_set() or enough()):
             (outcome,) = in_turn([profiler.steps(asked, enough=enough, known=known)])
@@ -318,7 +326,7 @@ class Fleet:
                 claims.finish(board)
             elif isinstance(outcome, Stopped):
                 raise outcome
-            elif isinstance(outcome, DeviceLost) and profiler.worker.losses < self._patience.losses:
+            elif self._may_begin_anew(member, outcome):
                 kept = self._in_open_sessions(member.store, profiler, board)
                 held = claims.held_by(board)  # in its sessions before this one too, and what stands there remains its
                 claims.give_back([a for a in held if a not in kept and a not in known], board)

@@ -46,6 +46,8 @@ def establish(
     def timings() -> Iterator[Timing]:
         for path in others * PASSES:
             reply = time(path)
+            if isinstance(reply, Lost):  # once may be an accident, a process killed from outside
+                reply = time(path)
             if isinstance(reply, Lost):
                 raise WorkError(f"the calibration subnet cannot be timed ({reply.kind}): {reply.message}")
             yield reply

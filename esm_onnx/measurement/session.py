@@ -313,13 +313,7 @@ class Profiler:
     def _round(self, session: int, tell: Callable[[str], None] | None = None) -> None:
         """Measures every reference, and tells at once where they stand."""
         for reference in self.references:
-            record = self._measure_well(session, reference, REFERENCE)
-            if isinstance(record, Failure):  # once may be an accident, a process killed from outside
-                record = self._measure_well(session, reference, REFERENCE)
-            if isinstance(record, Failure):
-                raise WorkError(
-                    f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
-                )
+            _demand_measured(partial(self._measure_well, session, reference, REFERENCE))
         if tell is None:
             return
         quality = judge(list(self.store.measurements(self.space, session=session)), self.protocol, self._level)
@@ -349,11 +343,8 @@ class Profiler:
         """
         if self.protocol.paired and self._calibration is None:
             self._calibrate()
-        records = [self._measure(reference, REFERENCE) for reference in self.references]
-        for record in records:
-            if isinstance(record, Failure):
-                raise WorkError(f"a reference cannot be measured ({record.kind}): {record.message}")
-        return {record.architecture: record.latency_ms for record in records if isinstance(record, Measurement)}
+        records = [_demand_measured(partial(self._measure, reference, REFERENCE)) for reference in self.references]
+        return {record.architecture: record.latency_ms for record in records}
 
     def time_layers(self, architecture: Architecture) -> dict[str, float] | Failure:
         """The time of each of its blocks, of `stem` and of `head` in ms, by the runtime's own layer times (`layers`).
@@ -421,6 +412,22 @@ class Profiler:
                 raise WorkError(f"the calibration subnet can be timed no more: {reply.message}")
             return Failure(architecture, reply.kind, reply.message, started_at)
         return as_measurement(architecture, role, reply, calibration, started_at, self._clock() - started_at)
+
+
+def _demand_measured(measure: Callable[[], Measurement | Failure]) -> Measurement:
+    """The measurement of a reference, after a second attempt where need be.
+
+    Raises:
+        WorkError: both failed.
+    """
+    record = measure()
+    if isinstance(record, Failure):  # once may be an accident, a process killed from outside
+        record = measure()
+    if isinstance(record, Failure):
+        raise WorkError(
+            f"a reference cannot be measured ({record.kind}): {record.message}; another --seed draws others"
+        )
+    return record
 
 
 def written_for(runtime: str, settings: RuntimeSettings, export: ExportSettings) -> ExportSettings:

@@ -55,7 +55,7 @@ class Paced(Runtime):
 
         def infer():
             while (HERE / f"hang-{who}").exists():
-                (HERE / f"hanging-{who}").write_text(str(os.getpid()))
+                (HERE / f"hanging-{who}-{os.getpid()}").touch()
                 time.sleep(0.01)
             time.sleep(pace_s)
             self.now += round(1000 * size * slower)
@@ -163,12 +163,16 @@ class Site:
 
     def hang(self, who: str) -> int:
         """Has a device hang in the middle of a measurement; gives its measuring process."""
+        for told in self.folder.glob(f"hanging-{who}-*"):  # an earlier time
+            told.unlink()
         (self.folder / f"hang-{who}").touch()
-        told = self.folder / f"hanging-{who}"
-        self.wait_for(lambda: told.exists() and bool(told.read_text()))
-        process = int(told.read_text())
-        told.unlink()
-        return process
+        self.wait_for(lambda: bool(self.hanging(who)))
+        return self.hanging(who)[0]
+
+    def hanging(self, who: str) -> list[int]:
+        """The measuring processes that hang now."""
+        told = (int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"hanging-{who}-*"))
+        return [process for process in told if not has_ended(process)]
 
     def unhang(self, who: str) -> None:
         (self.folder / f"hang-{who}").unlink()

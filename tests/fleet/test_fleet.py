@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 
+import pytest
 from fleet.conftest import Site, free_port, parent_of
 
 DRY: dict[str, str | None] = {"a": "gpu", "b": "cpu", "c": "board", "d": "hot"}
@@ -52,6 +53,22 @@ def test_killed_and_hanging_processes_lose_nothing(site: Site) -> None:
     assert "c@127.0.0.1 did not answer within 5 s; begun anew" in site.told
     assert set(site.rows("SELECT kind FROM failures")) == {("crash",), ("deadline",)}
     assert site.assert_each_stands_once(160).keys() == {f"{name}@127.0.0.1" for name in devices}
+
+
+@pytest.mark.parametrize("paired", [True, False])  # hanging while calibrated, or while compared with the other
+def test_an_accident_before_the_first_subject_costs_no_device(site: Site, paired: bool) -> None:
+    devices: dict[str, str | None] = {"a": "twin", "b": "twin"}
+    (site.folder / "hang-twin").touch()  # from the beginning
+    with site.head(devices, count=20, deadline_s=2, paired=paired) as head:
+        process = site.hang("twin")
+        actor = parent_of(process)
+        os.kill(process, signal.SIGKILL)
+        site.wait_for(lambda: actor in map(parent_of, site.hanging("twin")))  # its second attempt
+        os.kill(actor, signal.SIGKILL)
+        site.unhang("twin")
+        found = site.ended(head)
+    assert (found["left"], found["lost"]) == (0, {})
+    site.assert_each_stands_once(20)
 
 
 def test_a_node_that_dies_leaves_its_work_to_others_and_strangers_are_refused(site: Site) -> None:
