@@ -260,7 +260,8 @@ def _check_options(options: Options, features: tuple[Feature, ...], place: str) 
             got = shown(plain(value))
             raise InputError(f"{place}: {feature.name} is {got}, expected one of {listed(feature.options)}")
     if len(options) == len(features):
-        return
+        return  # they are all known, since none is missing
     names = tuple(feature.name for feature in features)
-    unknown = next(name for name in options if name not in names)
-    raise InputError(f"{place}: unknown feature {shown(unknown)}, expected {listed(names) or 'none'}")
+    for name in options:
+        if name not in names:
+            raise InputError(f"{place}: unknown feature {shown(name)}, expected {listed(names) or 'none'}")
