@@ -31,14 +31,13 @@ FLUSHED = 4
 class TensorRt(Runtime):
     """Engines that are built as a subnet is loaded, or were kept from another time, and run on one stream.
 
-    The latency is the time between two events on that stream; inputs and outputs stay on the device. int8 is missing:
-    the biases of our int8 files are int32 before a DequantizeLinear, which TensorRT's parser takes in int8 only.
+    The latency is the time between two events on that stream; inputs and outputs stay on the device.
     """
 
     library: ClassVar[Any]
     """The vendor's package."""
     gpus: ClassVar[Sequence[CudaGpu]]
-    precisions = ("fp32", "tf32", "fp16")
+    precisions = ("fp32", "tf32", "fp16", "int8")
     switches = MappingProxyType({"graph": True, "flush": False})
     device_clock = True
     on_cpu = False

@@ -21,7 +21,7 @@ from esm_onnx.export.cost import Cost, cost_of
 @click.option("--out", type=FOLDER, required=True, help="Folder; subnets.jsonl in it says which file is which.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Images of one inference.")
 @click.option("--opset", type=int, default=17, help="ONNX operator set.")
-@click.option("--precision", default="fp32", help="Number format.")
+@click.option("--precision", default="fp32", help="Number format: fp32, fp16, int8, or uint8 for ONNX Runtime's CPU.")
 @click.option("--embed-weights", is_flag=True, help="Weights inside each file instead of one shared pool.")
 @seed_option()
 @json_option()

@@ -1,16 +1,22 @@
-"""Subnets in int8: weights and activations are quantised with explicit QuantizeLinear and DequantizeLinear nodes.
+"""Quantised subnets: weights and activations with explicit QuantizeLinear and DequantizeLinear nodes.
 
-That is what TensorRT, OpenVINO and ONNX Runtime all read. ONNX Runtime's own tool writes them: symmetric, weights by
-channel, activations by the range that random images give. As the weights are random, the accuracy of such a network
-means nothing; its latency does.
+ONNX Runtime's own tool writes them: weights in int8 by channel, activations by the range that random images give,
+biases in fp32 (TensorRT takes no others; who wants them in int32 makes them). As the weights are random, the accuracy
+of such a network means nothing; its latency does. There are two kinds, by the activations:
+
+- `int8`, symmetric around zero, which is all that TensorRT takes. Nothing is rounded between a layer and its activation
+  function, so that both become one kernel there and in OpenVINO.
+- `uint8` with a zero point, for which ONNX Runtime's kernels on the CPU are made. What comes out of every layer is
+  rounded, and a function that only cuts off, as ReLU does, is part of the rounding.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,39 +25,58 @@ from numpy.typing import NDArray
 
 IMAGES = 2
 """Random images that set the ranges of activations."""
-QUANTISED = (
-    *("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip"),
-)
+LAYERS = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool")
 """Operators that int8 kernels exist for; what stands between them stays in fp32."""
+CUTS = ("Relu", "Clip")
+KINDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "int8": {
+            "activation_type": "QInt8",
+            "op_types_to_quantize": [*LAYERS],
+            "extra_options": {"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": [*LAYERS]},
+        },
+        "uint8": {
+            "activation_type": "QUInt8",
+            "op_types_to_quantize": [*LAYERS, *CUTS],
+            "extra_options": {"ActivationSymmetric": False},
+        },
+    }
+)
 
 
-def quantiser() -> str:
-    """What quantises: another version may give another graph."""
-    import onnxruntime  # not needed by who only describes subnets
-
-    return f"onnxruntime {onnxruntime.__version__}"
-
-
-def write_quantized(subnet: Path, into: Path, *, seed: int) -> None:
-    """Writes a subnet that is in fp32 as one in int8, its weights inside.
+def quantiser(activations: str) -> str:
+    """What quantises, and how: another version may give another graph.
 
     Args:
+        activations: one of `KINDS`.
+    """
+    import onnxruntime  # not needed by who only describes subnets
+
+    return f"onnxruntime {onnxruntime.__version__}, activations {activations}, weights 7 bits, biases fp32"
+
+
+def write_quantized(subnet: Path, into: Path, *, activations: str, seed: int) -> None:
+    """Writes a subnet that is in fp32 as a quantised one, its weights inside.
+
+    Args:
+        activations: one of `KINDS`.
         seed: of the images.
     """
-    from onnxruntime import quantization  # a second to import, for those who want int8 alone
+    from onnxruntime import quantization  # a second to import, for those who want it alone
 
+    kind = KINDS[activations]
     with _quiet():
         quantization.quantize_static(
             str(subnet),
             str(into),
             _images(quantization, subnet, seed),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTISED),
+            op_types_to_quantize=kind["op_types_to_quantize"],
             per_channel=True,
             reduce_range=True,  # weights of 7 bits: x86 without VNNI adds two products in 16, and 8 bits may overflow
-            activation_type=quantization.QuantType.QInt8,
+            activation_type=quantization.QuantType[kind["activation_type"]],
             weight_type=quantization.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+            extra_options={**kind["extra_options"], "WeightSymmetric": True, "QuantizeBias": False},
         )
 
 

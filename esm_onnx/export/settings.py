@@ -11,7 +11,8 @@ from esm_onnx.errors import InputError
 EXPORT_VERSION = 1
 """Raised when the same architecture and settings give another graph: latencies from before do not mix with new ones."""
 
-PRECISIONS = ("fp32", "fp16", "int8")
+QUANTISED = ("int8", "uint8")
+PRECISIONS = ("fp32", "fp16", *QUANTISED)
 """Those that are written: tf32 is what a runtime does with fp32."""
 
 LEAST_OPSET = 14
@@ -25,8 +26,9 @@ class ExportSettings:
     Attributes:
         batch: images of one inference; the input's shape is static.
         opset: version of the operator set `ai.onnx`, from 14 to the newest that the installed onnx knows.
-        precision: number format of weights and activations, one of `PRECISIONS`; of input and output too, but for int8.
-        embed_weights: weights stand inside the file, not in the pool beside it; those of int8 always do.
+        precision: number format of weights and activations, one of `PRECISIONS`; of input and output too, but for those
+            of `QUANTISED`, whose weights are both in int8 and which differ in the activations (`quantized.py`).
+        embed_weights: weights stand inside the file, not in the pool beside it; quantised ones always do.
 
     Raises:
         InputError: a value out of range.
@@ -45,6 +47,10 @@ class ExportSettings:
             raise InputError(f"opset is {self.opset!r}, expected {LEAST_OPSET} to {newest}, the newest that onnx knows")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+
+    @property
+    def quantised(self) -> bool:
+        return self.precision in QUANTISED
 
 
 def _is_whole(value: object) -> bool:

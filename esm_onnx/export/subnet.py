@@ -52,7 +52,7 @@ def write_subnet(
         WorkError: the disk failed.
     """
     path = folder / (name or subnet_name(space, architecture, settings))
-    drawn = "fp32" if settings.precision == "int8" else settings.precision
+    drawn = "fp32" if settings.quantised else settings.precision
     allotment = Allotment(seed, embed=settings.embed_weights, precision=drawn)
     model = find_writer(space)(space, architecture, settings, allotment)
     try:
@@ -64,8 +64,8 @@ def write_subnet(
             grow(folder, seed, allotment.ends, drawn)
         with replacing(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
-            if settings.precision == "int8":
-                write_quantized(temporary, temporary, seed=seed)
+            if settings.quantised:
+                write_quantized(temporary, temporary, activations=settings.precision, seed=seed)
             onnx.checker.check_model(str(temporary), full_check=True)
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -98,9 +98,9 @@ def export_facts(space: Space, settings: ExportSettings) -> dict[str, str | int]
     """
     export = export_of(space)
     ours = export.writer in WRITERS
-    pooled = ours and not settings.embed_weights and settings.precision != "int8"
+    pooled = ours and not settings.embed_weights and not settings.quantised
     source = {} if ours else {"writer_source": source_digest(find_supernet(export.writer, ours=tuple(WRITERS)))}
-    quantised = {"quantiser": quantiser()} if settings.precision == "int8" else {}
+    quantised = {"quantiser": quantiser(settings.precision)} if settings.quantised else {}
     return {
         **source,
         **quantised,

@@ -76,7 +76,9 @@ def find_writer(space: Space) -> Writer:
         space: Space, architecture: Architecture, settings: ExportSettings, allotment: Allotment
     ) -> onnx.ModelProto:
         if settings.precision == "fp16":
-            raise InputError("precision is 'fp16', expected 'fp32' or 'int8': torch supernets are exported in fp32")
+            raise InputError(
+                "precision is 'fp16', expected 'fp32', 'int8' or 'uint8': torch supernets are exported in fp32"
+            )
         return write_module(supernet, space, architecture, settings, seed=allotment.seed)
 
     return write

@@ -105,6 +105,9 @@ class Runtime(ABC):
     converts: ClassVar[bool] = False
     """Whether `load` turns ONNX into another format, as is done once and elsewhere: not part of the peak memory."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    written: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """How subnets are written for a precision, one of `esm_onnx.export.settings.PRECISIONS`, where it is not as it is
+    called: another number format of quantised activations, say."""
     switches: ClassVar[Mapping[str, bool]] = MappingProxyType({})
     """Settings that are on or off, of `SWITCHES`, and how they usually are."""
     device_clock: ClassVar[bool] = False
@@ -125,7 +128,7 @@ class Runtime(ABC):
     def check_precision(cls, precision: str) -> None:
         """Refuses a precision that is none of this runtime's.
 
-        Subnets are written in fp32, fp16 and int8; those of any other precision are computed from fp32.
+        Those that subnets are not written in, and that `written` does not name, are computed from fp32.
 
         Raises:
             InputError: it is none of `precisions`.

@@ -436,8 +436,10 @@ def written_for(runtime: str, settings: RuntimeSettings, export: ExportSettings)
     Raises:
         InputError: the runtime has no such precision.
     """
-    find_runtime(runtime).check_precision(settings.precision)
-    return replace(export, precision=settings.precision if settings.precision in PRECISIONS else "fp32")
+    found = find_runtime(runtime)
+    found.check_precision(settings.precision)
+    wanted = found.written.get(settings.precision, settings.precision)
+    return replace(export, precision=wanted if wanted in PRECISIONS else "fp32")
 
 
 def profile_together(profilers: Sequence[Profiler], architectures: Iterable[Architecture]) -> list[Outcome | EsmError]:

@@ -16,6 +16,7 @@ from esm_onnx.errors import InputError
 from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement import runtime as runtime_module
 from esm_onnx.measurement.runtime import RuntimeSettings, find_runtime, list_runtimes
+from esm_onnx.measurement.session import written_for
 from esm_onnx.measurement.timing import Instruments, Timing, time_runs
 from esm_onnx.measurement.worker import Worker
 from esm_onnx.testing import RuntimeSuite
@@ -40,11 +41,21 @@ PRECISIONS = [
 def test_every_precision_of_every_runtime_is_timed_and_close_to_fp32(
     name: str, precision: str, tiny: Space, eight: list[Architecture], tmp_path: Path
 ) -> None:
-    export = ExportSettings(precision="fp32" if precision == "tf32" else precision)
+    export = written_for(name, RuntimeSettings(precision=precision), ExportSettings())
     subnet, fp32 = write_subnet(tiny, eight[1], tmp_path, export), write_subnet(tiny, eight[1], tmp_path)
     with Worker(name, RuntimeSettings(precision=precision, folder=str(tmp_path))) as worker:
         timing = worker.time(subnet.path, runs=5, warmup=1, deadline_s=300, fp32=fp32.path)
     assert isinstance(timing, Timing), timing
+
+
+def test_int8_is_written_as_a_runtime_wants_it() -> None:
+    int8, two = RuntimeSettings(precision="int8"), ExportSettings(batch=2)
+    assert written_for("ort-cpu", int8, two) == ExportSettings(batch=2, precision="uint8")
+    assert written_for("ort-cpu", RuntimeSettings(precision="fp16"), two) == ExportSettings(batch=2, precision="fp16")
+    if any(entry.names[0] == "openvino" and entry.problem is None for entry in list_runtimes()):
+        assert written_for("openvino", int8, two) == ExportSettings(batch=2, precision="int8")
+    with pytest.raises(InputError, match="precision 'int8' on dry, expected one of fp32"):
+        written_for("dry", int8, two)
 
 
 def test_ours_are_listed_with_their_aliases() -> None:
