@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from esm_onnx.architectures import Architecture, Space, from_genome, to_json
 from esm_onnx.errors import InputError
+from esm_onnx.measurement.runtime import SWITCHES
 from esm_onnx.prediction.dataset import Dataset
 from esm_onnx.prediction.evaluation import kendall, spearman
+
+SETTINGS = ("precision", "threads", "batch", *SWITCHES, "device", "runtime")
+"""Facts by which people tell targets apart, the first ones first."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,31 @@ def put_together(datasets: Sequence[Dataset]) -> Across:
 
 
 def _names(datasets: Sequence[Dataset]) -> tuple[str, ...]:
-    """The targets' names; two of the same name are told apart by the facts in which they differ."""
+    """The targets' names; those of one name are told apart by as few facts as will do, settings before versions."""
     names = [str(dataset.target["name"]) for dataset in datasets]
     facts = [dict(dataset.target["facts"]) for dataset in datasets]
-    differing = sorted(name for name in set().union(*facts) if len({str(fact.get(name)) for fact in facts}) > 1)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, fact in zip(names, facts, strict=True):
+        groups.setdefault(name, []).append(fact)
+    telling = {name: _telling(group) for name, group in groups.items()}
     return tuple(
-        name if names.count(name) == 1 else f"{name} ({', '.join(f'{n} {fact.get(n)}' for n in differing)})"
+        f"{name} ({_told(fact, telling[name])})" if telling[name] else name
         for name, fact in zip(names, facts, strict=True)
     )
+
+
+def _told(facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {facts[name]}" if name in facts else f"no {name}" for name in names)
+
+
+def _telling(targets: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The fewest facts by which targets differ from each other; none for one alone."""
+    differing = {name for name in set().union(*targets) if len({str(facts.get(name)) for facts in targets}) > 1}
+    longest = {name: max(len(str(facts.get(name))) for facts in targets) for name in differing}
+    known = {name: place for place, name in enumerate(SETTINGS)}
+    best_first = sorted(differing, key=lambda name: (known.get(name, len(known)), longest[name], name))
+    for count in range(len(best_first) + 1):
+        for chosen in itertools.combinations(best_first, count):
+            if len({tuple(str(facts.get(name)) for name in chosen) for facts in targets}) == len(targets):
+                return chosen
+    return tuple(best_first)

@@ -11,10 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-import torch
 from export import small_spaces as s
 from export import torch_families
 from onnx import helper

@@ -59,6 +59,25 @@ def test_targets_of_one_name_are_told_apart_by_their_facts() -> None:
     assert put_together([one, four]).targets == ("cpu (threads 1)", "cpu (threads 4)")
 
 
+def test_as_few_facts_as_will_do_tell_them_apart() -> None:
+    """The quantiser, the weights and the kernels differ with the precision: nobody wants to read of them."""
+    wide = {"precision": "fp32", "weights": "pool", "threads": 1, "version": "1.31.1"}
+    narrow = {"precision": "int8", "weights": "embedded", "quantiser": "a long story", "version": "1.31.1"}
+    sets = [wide, {**narrow, "threads": 1}, {**narrow, "threads": 2}]
+    all_sets = [*(dataset("cpu", range(1, 9), **facts) for facts in sets), dataset("b", range(1, 9))]
+    assert put_together(all_sets).targets == (
+        "cpu (precision fp32, threads 1)",
+        "cpu (precision int8, threads 1)",
+        "cpu (precision int8, threads 2)",
+        "b",
+    )
+    new = {**wide, "version": "1.32.0", "spinning": "off"}
+    assert put_together([dataset("cpu", range(1, 9), **facts) for facts in (wide, new)]).targets == (
+        "cpu (no spinning)",
+        "cpu (spinning off)",
+    )
+
+
 def test_one_target_is_not_enough() -> None:
     with pytest.raises(InputError, match="one target alone"):
         put_together([dataset("one", range(1, 9))])
