@@ -41,9 +41,9 @@ def lint(
 ) -> None:
     """Look for what is wrong with measured latencies: of a store, or of CSV FILES (each of them one session).
 
-    Copies, cached measurements, values that are no latencies, drift in the order of measuring, sessions that disagree,
-    groups that a random split tears apart, sums of a table, coarse clocks. Exits with 0 whatever it finds, unless
-    --strict.
+    Copies, cached measurements, values that are no latencies, outliers, drift in the order of measuring, sessions that
+    disagree, groups that a random split tears apart, sums of a table, coarse clocks. Exits with 0 whatever it finds,
+    unless --strict.
     """
     rows = _rows(files, latency, features, store_path, space, target)
     findings = findings_of(rows)

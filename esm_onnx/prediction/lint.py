@@ -16,6 +16,7 @@ from esm_onnx.prediction.encodings import find_encoding
 from esm_onnx.prediction.lint_fit import fit
 from esm_onnx.prediction.lint_groups import cache_findings, duplicate_findings, groups_of, leak_findings
 from esm_onnx.prediction.lint_order import LEAST_ROWS, order_findings
+from esm_onnx.prediction.lint_outliers import outlier_findings
 from esm_onnx.prediction.lint_sums import flat_findings, sum_findings
 from esm_onnx.prediction.lint_table import SEVERITIES, Finding, Matrix, Rows, numbered
 from esm_onnx.prediction.lint_values import (
@@ -54,7 +55,8 @@ def _of_latencies(rows: Rows) -> Iterator[Finding]:
     yield from (*sums, *cache_findings(rows, groups), *duplicate_findings(rows, groups), *leak_findings(rows, groups))
     if len(rows) >= LEAST_ROWS and not sums:  # nobody measured sums in any order
         yield from (*flat_findings(rows), *launch_findings(rows))
-        yield from order_findings(rows, fit(rows))
+        fitted = fit(rows)
+        yield from (*outlier_findings(rows, fitted.residual), *order_findings(rows, fitted))
 
 
 def rows_of_genomes(

@@ -125,7 +125,7 @@ def fit_logarithms(rows: Rows) -> Fit:
 def _alternate(rows: Rows, basis: Basis, explain: Callable[[Vector], Vector], levels: Vector) -> Fit:
     """Fits features and levels of sessions in turn; outliers pull no more than their sign."""
     y, session = np.log(rows.latency_ms), rows.session
-    target = y
+    target = winsorized(y)  # one that is off by a thousand would bend all that follows
     for _ in range(4):
         fitted = _bent(explain(target - levels[session]), target - levels[session])
         rest = y - fitted

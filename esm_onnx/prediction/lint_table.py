@@ -122,7 +122,8 @@ class Rows:
     def stretch(self, rows: Indices) -> str:
         """The name of consecutive rows of one session."""
         places, session = self._places(), int(self.session[rows[0]])
-        return self._named(session, f"{places[rows[0]]}–{places[rows[-1]]}")
+        first, last = int(places[rows[0]]), int(places[rows[-1]])
+        return self._named(session, first if first == last else f"{first}–{last}")
 
     def _named(self, session: int, place: int | str) -> str:
         rows = "rows" if isinstance(place, str) else "row"
@@ -145,9 +146,9 @@ def numbered(labels: Sequence[object]) -> tuple[Indices, tuple[str, ...]]:
 
 
 def percent(logarithm: float) -> str:
-    """The logarithm of a ratio as a difference in per cent."""
+    """The logarithm of a ratio as a difference in per cent, or as a factor where that says more."""
     share = 100 * math.expm1(logarithm)
-    return f"{share:+.1f} %" if abs(share) < 1000 else f"×{math.exp(logarithm):.3g}"
+    return f"{share:+.1f} %" if -90 < share < 1000 else f"×{math.exp(logarithm):.3g}"
 
 
 def names_of(columns: Iterable[str]) -> list[str]:

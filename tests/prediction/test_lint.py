@@ -70,6 +70,27 @@ def test_clean_tables_hardly_ever_give_a_finding() -> None:
     assert len(told) <= 1, told
 
 
+@pytest.mark.parametrize("count", [40, 600])
+@pytest.mark.parametrize("factor", [1000.0, 0.001, 60.0, 3.0, 1 / 3])
+def test_a_single_latency_that_is_off_by_a_factor_is_named(count: int, factor: float) -> None:
+    def spoil(latency: Vector, _: np.random.Generator) -> Vector:
+        latency[17] *= factor
+        return latency
+
+    found = only(lint(changed(spoil, count)))
+    assert (found.kind, found.severity, found.rows, found.first) == ("outliers", WARNING, 1, ("row 18",))
+    assert "row 18 " in found.message
+    assert f"1 of {count} latencies" in found.message
+
+
+def test_noise_and_what_features_do_not_tell_are_no_outliers() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(10):
+        assert "outliers" not in kinds(lint(table(300, seed, noise=0.3)))
+        wild = replace(table(300, seed), latency_ms=np.exp(rng.standard_t(4, 300)))
+        assert "outliers" not in kinds(lint(wild))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 10, 30])
 def test_of_few_rows_nothing_is_claimed(count: int) -> None:
     for seed in range(5):
@@ -160,7 +181,7 @@ def test_a_cache_that_was_hit_now_and_then_is_seen() -> None:
     def hit(latency: Vector, rng: np.random.Generator) -> Vector:
         return np.where(rng.random(len(latency)) < 0.05, np.roll(latency, 1), latency)
 
-    assert kinds(lint(changed(hit))) == {"cached measurements", "leak"}
+    assert kinds(lint(changed(hit))) == {"cached measurements", "leak", "outliers"}
 
 
 def test_copies_of_rows_are_duplicates_that_leak() -> None:
@@ -268,9 +289,9 @@ def test_outliers_are_neither_drift_nor_do_they_hide_it() -> None:
     def spoilt(latency: Vector, rng: np.random.Generator) -> Vector:
         return np.where(rng.random(len(latency)) < 0.05, 10 * latency, latency)
 
-    assert lint(changed(spoilt, count=1000)) == []
+    assert kinds(lint(changed(spoilt, count=1000))) == {"outliers"}
     both = changed(lambda y, rng: DISORDERS["line"][1](spoilt(y, rng), rng), count=1000)
-    assert kinds(lint(both)) == {"drift"}
+    assert kinds(lint(both)) == {"drift", "outliers"}
 
 
 @pytest.mark.parametrize("by", ["depth", "resolution", "everything", "depth, again and again"])

@@ -1,0 +1,41 @@
+"""Single latencies that are off by a factor: a wrong unit, a lost decimal point, a measurement that was disturbed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from esm_onnx.prediction.lint_fit import spread
+from esm_onnx.prediction.lint_table import WARNING, Finding, Rows, Vector, percent
+
+FAR = math.log(1.5)
+"""What is off by less may be what features do not tell: of ten thousand sound latencies of a Tesla P40 (Syed and
+Srinivasan's public data), the furthest is off by 15 %."""
+SPREADS = 10.0
+"""So many (robust) standard deviations of all rows: where features tell little, much is far off."""
+SHOWN = 3
+
+
+def outlier_findings(rows: Rows, residual: Vector) -> Iterator[Finding]:
+    """Rows whose latency is far from what the others let expect.
+
+    Args:
+        residual: [n] logarithm of each latency over what is expected without it.
+    """
+    apart = residual - np.median(residual)
+    off = np.abs(apart) > max(FAR, SPREADS * spread(residual))
+    if not off.any():
+        return
+    furthest = np.flatnonzero(off)[np.argsort(-np.abs(apart[off]), kind="stable")][:SHOWN]
+    told = ", ".join(f"{rows.stretch(np.array([i]))} {percent(apart[i])}" for i in furthest)
+    yield Finding(
+        "outliers",
+        WARNING,
+        f"{off.sum()} of {len(rows)} latencies {'is' if off.sum() == 1 else 'are'} far from what the other rows let "
+        f"expect: {told}",
+        int(off.sum()),
+        rows.first(off),
+        "look for a wrong unit or a lost decimal point; else leave these rows out, or measure them again",
+    )
