@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,8 @@ FIRST_RUNS = 3
 NEEDED = re.compile(rb"lib(?:nv|cu)[A-Za-z]+\.so\.\d+")
 KEPT = 40
 """Engines: one is as large as its weights. The calibration subnet and the references come again and again."""
+WHOLE_BIASES = ("WeightBiasQuantization",)
+"""The optimiser to leave out for biases to stay in fp32: TensorRT takes no others, ONNX Runtime would make int32."""
 FIRST_BYTES = 1 << 22
 """A library names what it needs near its beginning."""
 
@@ -64,8 +66,9 @@ class OrtGpu(Runtime):
     extra: ClassVar[str]
     """That installs what it needs."""
     gpus: ClassVar[list[CudaGpu]]
+    disabled_optimizers: ClassVar[Sequence[str]] = ()
     on_cpu = False
-    precisions = ("fp32", "tf32", "fp16")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "tf32", "fp16")
 
     def __init__(self, settings: RuntimeSettings) -> None:
         super().__init__(settings)
@@ -105,7 +108,13 @@ class OrtGpu(Runtime):
         settings.log_severity_level = ERRORS_ONLY
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = [(self.provider, {"device_id": str(self.gpu.number), **self.options(subnet)})]
-        session = onnxruntime.InferenceSession(str(subnet), settings, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            str(subnet),
+            settings,
+            providers=providers,
+            disabled_optimizers=self.disabled_optimizers,
+            enable_fallback=0,
+        )
         if session.get_providers()[0] != self.provider:
             took, install = session.get_providers()[0], install_line(self.extra)
             raise InputError(f"ONNX Runtime took {took}, expected {self.provider}: {install}")

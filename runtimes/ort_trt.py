@@ -14,7 +14,7 @@ import onnxruntime
 
 from esm_onnx.measurement.target import Fact
 
-from .ort_gpu import OrtGpu, environment, kept_folder, open_provider, version_of
+from .ort_gpu import WHOLE_BIASES, OrtGpu, environment, kept_folder, open_provider, version_of
 from .trt_cache import engine_key
 
 PROVIDER = "TensorrtExecutionProvider"
@@ -31,20 +31,24 @@ GPUS = open_provider(PROVIDER, "libonnxruntime_providers_tensorrt.so", EXTRA)
 class OrtTrt(OrtGpu):
     """ONNX Runtime's TensorRT provider, for whole subnets: what TensorRT does not take is refused, not run elsewhere.
 
-    An inference is one CUDA graph unless `graph` is off, as on `trt`. The precision is the file's: no builder flag.
+    An inference is one CUDA graph unless `graph` is off, as on `trt`. The precision is the file's; that it may be int8
+    has to be said all the same.
     """
 
     name = "ort-trt"
     provider = PROVIDER
     extra = EXTRA
     gpus = GPUS
+    precisions = ("fp32", "tf32", "fp16", "int8")
     switches = MappingProxyType({"graph": True})
+    disabled_optimizers = WHOLE_BIASES
 
     def facts(self) -> Mapping[str, Fact]:
         return {**super().facts(), "tensorrt": version_of(TENSORRT, "getInferLibVersion")}
 
     def options(self, subnet: Path) -> Mapping[str, str]:
-        options = {"trt_cuda_graph_enable": str(self.is_on("graph"))}
+        int8 = str(self.settings.precision == "int8")
+        options = {"trt_cuda_graph_enable": str(self.is_on("graph")), "trt_int8_enable": int8}
         if self.settings.folder is None:
             return options
         folder, facts = Path(self.settings.folder, "ort-trt"), self.facts()

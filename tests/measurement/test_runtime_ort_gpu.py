@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto
 
 from esm_onnx.architectures import sample
 from esm_onnx.errors import InputError
@@ -110,6 +111,25 @@ def test_bound_memory_gives_the_outputs_of_each_run(precision: str, tmp_path: Pa
         bound.copy()
         bound.run()
         assert disagreement(bound.outputs(), expected_outputs(subnet, random_inputs(subnet, seed)), precision) is None
+
+
+@pytest.mark.parametrize(("left_out", "in_int32"), [((), True), (ort_gpu.WHOLE_BIASES, False)])
+def test_biases_stay_in_fp32_for_tensorrt(left_out: tuple[str, ...], in_int32: bool, tmp_path: Path) -> None:
+    space = tiny_space()
+    architecture = sample(space, 1, strategy="random", rng=Random(0))[0]
+    subnet = write_subnet(space, architecture, tmp_path, ExportSettings(precision="int8")).path
+    options = onnxruntime.SessionOptions()
+    # what is done before providers see the graph
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(
+        str(subnet), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out, enable_fallback=0
+    )
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    stored = {kinds.get(node.input[0]) for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert TensorProto.INT8 in stored
+    assert (TensorProto.INT32 in stored) is in_int32
 
 
 def test_outputs_need_fixed_sides(tmp_path: Path) -> None:
