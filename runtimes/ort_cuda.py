@@ -12,7 +12,8 @@ from .ort_gpu import OrtGpu, open_provider
 
 PROVIDER = "CUDAExecutionProvider"
 EXTRA = "cuda"
-GPUS = open_provider(PROVIDER, "libonnxruntime_providers_cuda.so", EXTRA)
+CUDNN = "libcudnn.so.9"
+GPUS = open_provider(PROVIDER, "libonnxruntime_providers_cuda.so", EXTRA, CUDNN)
 SEARCH = "EXHAUSTIVE"
 """cuDNN's algorithms are timed when a convolution first runs: ONNX Runtime's own default."""
 

@@ -179,12 +179,13 @@ def output_shapes(subnet: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any
     return shapes
 
 
-def open_provider(provider: str, file: str, extra: str) -> list[CudaGpu]:
+def open_provider(provider: str, file: str, extra: str, *others: str) -> list[CudaGpu]:
     """The GPUs that a provider may use, once all libraries that it needs are loaded.
 
     Args:
         file: the library of the provider, in ONNX Runtime's folder.
         extra: that installs what it needs.
+        others: libraries that it opens by itself, later and only where they are.
 
     Raises:
         ImportError: why it cannot be used, one line.
@@ -196,7 +197,7 @@ def open_provider(provider: str, file: str, extra: str) -> list[CudaGpu]:
     if hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what it did not find; that is told below
             onnxruntime.preload_dlls()
-    for library in needed_by(Path(onnxruntime.__file__).parent / "capi" / file):
+    for library in (*needed_by(Path(onnxruntime.__file__).parent / "capi" / file), *others):
         try:
             ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
         except OSError as error:
@@ -236,7 +237,12 @@ def kept_folder(folder: Path, key: str, most: int = KEPT) -> Path:
     mine = folder / key
     mine.mkdir(parents=True, exist_ok=True)
     os.utime(mine)
-    by_use = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in by_use[most:]:
+    for path in sorted(folder.iterdir(), key=_last_used_ns, reverse=True)[most:]:
         shutil.rmtree(path, ignore_errors=True)
     return mine
+
+
+def _last_used_ns(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0  # another process was faster

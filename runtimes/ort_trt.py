@@ -31,8 +31,8 @@ GPUS = open_provider(PROVIDER, "libonnxruntime_providers_tensorrt.so", EXTRA)
 class OrtTrt(OrtGpu):
     """ONNX Runtime's TensorRT provider, for whole subnets: what TensorRT does not take is refused, not run elsewhere.
 
-    An inference is one CUDA graph unless `graph` is off, as on `trt`. The precision is the file's; that it may be int8
-    has to be said all the same.
+    An inference is one CUDA graph unless `graph` is off, as on `trt`. The precision is the file's: no builder flag,
+    since with one the network would not be strongly typed.
     """
 
     name = "ort-trt"
@@ -47,8 +47,7 @@ class OrtTrt(OrtGpu):
         return {**super().facts(), "tensorrt": version_of(TENSORRT, "getInferLibVersion")}
 
     def options(self, subnet: Path) -> Mapping[str, str]:
-        int8 = str(self.settings.precision == "int8")
-        options = {"trt_cuda_graph_enable": str(self.is_on("graph")), "trt_int8_enable": int8}
+        options = {"trt_cuda_graph_enable": str(self.is_on("graph"))}
         if self.settings.folder is None:
             return options
         folder, facts = Path(self.settings.folder, "ort-trt"), self.facts()

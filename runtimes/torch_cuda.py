@@ -92,6 +92,7 @@ class TorchCuda(Runtime):
         def run() -> None:
             if flush_bytes:
                 flushed.zero_()
+                torch.cuda.synchronize()  # else kernels would be started while it goes on, and no launch be waited for
             self._now_ns += loaded.run()
 
         def copy() -> None:
@@ -175,17 +176,27 @@ def captured(launch: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], Seque
         torch.cuda.current_stream().wait_stream(aside)
         torch.cuda.synchronize()
         gc.collect()  # what capturing might free of others must not be taken off
+        clear_workspaces()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         with torch.cuda.graph(graph):
             outputs = launch()
         graph_bytes = torch.cuda.max_memory_allocated() - before
+        clear_workspaces()
 
     def replay() -> Sequence[Tensor]:
         graph.replay()
         return outputs
 
     return replay, graph_bytes
+
+
+def clear_workspaces() -> None:
+    """Has PyTorch let go of cuBLAS's workspaces: it keeps one of up to 32 MiB for each stream that it ever used.
+
+    So each graph has one of its own, whatever was captured before; and none stays behind for the stream beside.
+    """
+    torch._C._cuda_clearCublasWorkspaces()  # as torch.compile's own graphs do; there is no public way
 
 
 @torch.inference_mode()

@@ -6,8 +6,8 @@ does, to time kernels on the device; TensorRT for RTX builds without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def build_engine(
     """
     log = listener(trt)
     log.errors.clear()
-    builder = trt.Builder(log)
+    with starting(trt):
+        builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(subnet)):
@@ -61,6 +62,19 @@ def failed(trt: Any, action: str) -> WorkError:
     reasons = " ".join(" ".join(log.errors).split()) or "it gives no reason"
     log.errors.clear()
     return WorkError(f"{trt.__name__} cannot {action}: {reasons}")
+
+
+@contextmanager
+def starting(trt: Any) -> Iterator[None]:
+    """While a builder or a runtime of TensorRT is made.
+
+    Raises:
+        WorkError: there is none to be had: no device, or a driver that is too old.
+    """
+    try:
+        yield
+    except TypeError:  # how its bindings say that they got none
+        raise failed(trt, "start") from None
 
 
 @cache

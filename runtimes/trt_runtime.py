@@ -22,7 +22,7 @@ from esm_onnx.measurement.target import Fact
 from . import cuda
 from .gpus import CudaGpu, choose_gpu, driver_version, settle
 from .trt_cache import Cache, engine_key
-from .trt_engine import OPTIMIZATION_LEVEL, build_engine, failed, listener, stopwatch, tensors
+from .trt_engine import OPTIMIZATION_LEVEL, build_engine, failed, listener, starting, stopwatch, tensors
 
 FLUSHED = 4
 """How many times its size is written to empty the L2 cache."""
@@ -49,7 +49,8 @@ class TensorRt(Runtime):
         self.gpu_index = self.gpu.nvml_index
         self._capability = cuda.use(self.gpu)
         self.cache = Cache(None if settings.folder is None else Path(settings.folder, "engines"))
-        self._loader = self.library.Runtime(listener(self.library))
+        with starting(self.library):
+            self._loader = self.library.Runtime(listener(self.library))
         self._now_ns = 0
 
     def facts(self) -> Mapping[str, Fact]:
@@ -104,6 +105,7 @@ class TensorRt(Runtime):
             def run() -> None:
                 if flush_bytes:
                     stream.clear(flushing, flush_bytes)
+                    stream.wait()  # else the inference would be started while it goes on, and no launch be waited for
                 self._now_ns += stream.time_ns(start)
 
             settled = partial(settle, run, self.clock)

@@ -21,7 +21,9 @@ PATIENCE_S = 5.0
 
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _OUT_OF_MEMORY = re.compile(
-    r"bad_alloc|MemoryError|out[ _]of[ _]memory|(cannot|could not|failed to|unable to) allocate|allocat\w+ failed", re.I
+    r"bad_alloc|MemoryError|out[ _]?of[ _]?memory|(cannot|could not|failed to|unable to) (be )?allocate|"
+    r"alloc(at\w+)?[ _]failed|smaller than requested bytes",
+    re.I,
 )
 
 

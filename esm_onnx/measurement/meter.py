@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 
+from esm_onnx.errors import InputError
 from esm_onnx.measurement.energy import energy_per_inference_mj
 from esm_onnx.measurement.memory import peak_memory_bytes
 from esm_onnx.measurement.quantities import COPY, ENERGY, MEMORY, Unmeasurable, find_quantity
@@ -30,6 +31,8 @@ class Meter:
         self._runtime = runtime
         self._clock = time.perf_counter_ns if runtime.device_clock else runtime.clock
         self._counter = runtime.energy_counter() if ENERGY in quantities else None
+        if self._counter is not None and runtime.settings.switches.get("flush"):
+            raise InputError("--flush with --quantity energy: it takes energy itself; measure without one of them")
         self._memory = MEMORY in quantities
         self._on_cpu = runtime.on_cpu and runtime.gpu_index is None
         if self._memory and not (self._on_cpu or runtime.tells_memory):

@@ -9,7 +9,7 @@ fifth 1 %). So the two alternate in blocks, and the first runs of each block are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -70,9 +70,15 @@ class Timing:
 
 
 class Stopwatch:
-    """Times runs one by one and notes what disturbed them."""
+    """Times runs one by one and notes what disturbed them.
 
-    def __init__(self, instruments: Instruments) -> None:
+    Args:
+        alone: nothing else runs between its runs. Else the device's clock at the beginning of a stretch, and after it,
+            may be that of another subnet: a GPU at its power cap has a lower one for more work, at its usual speed.
+    """
+
+    def __init__(self, instruments: Instruments, *, alone: bool = True) -> None:
+        self._alone = alone
         self._clock, self._counters = instruments.clock, instruments.counters
         self._host = instruments.host or instruments.clock
         self._apart = instruments.host is not None
@@ -84,10 +90,10 @@ class Stopwatch:
         self.dropped: list[int] = []
 
     def time(self, infer: Infer, count: int) -> None:
-        """Performs `count` runs, timed."""
-        for _ in range(count):
+        """Performs a stretch of `count` runs, timed."""
+        for number in range(count):
             before = self._counters()
-            self._look(before)
+            self._look(before, within=number > 0)
             start, host_start = self._clock(), self._host()
             infer()
             waited, run = self._host() - host_start, self._clock() - start
@@ -101,10 +107,14 @@ class Stopwatch:
 
     def look(self) -> None:
         """Judges the last runs by a slow reading that came after them, where there is one by now."""
-        self._look(self._counters())
+        self._look(self._counters(), within=False)
 
-    def _look(self, now: Counters) -> None:
-        if self._last is not None and now.reading != self._last.reading:
+    def _look(self, now: Counters, *, within: bool = True) -> None:
+        if self._last is not None and now.reading == self._last.reading:
+            return
+        if not (within or self._alone):
+            now = replace(now, frequency=None)
+        if self._last is not None:
             self._look_back(self._last, now)
         self._last = now
 
@@ -158,7 +168,7 @@ def time_pairs(
         target_error: stops once half the 95 % confidence interval of the mean ratio is within this share of it; None
             always performs all runs.
     """
-    subject, beside = Stopwatch(instruments), Stopwatch(instruments)
+    subject, beside = Stopwatch(instruments, alone=False), Stopwatch(instruments, alone=False)
     calibration_ns: list[float] = []
     spent_ns = 0
 

@@ -45,6 +45,8 @@ OVERRIDES = {
     "CUBLAS_EMULATE_SINGLE_PRECISION": "cuBLAS puts fp32 together from bf16",
     "CUBLAS_WORKSPACE_CONFIG": "cuBLAS takes other kernels",
     "CUDA_LAUNCH_BLOCKING": "the host waits for each kernel",
+    "TORCHDYNAMO_DISABLE": "torch.compile compiles nothing",
+    "TORCH_COMPILE_DISABLE": "the same",
     "PYTORCH_NO_CUDA_MEMORY_CACHING": "PyTorch asks the driver for each tensor's memory",
     "ONEDNN_DEFAULT_FPMATH_MODE": "oneDNN, in PyTorch and OpenVINO, computes fp32 in bf16, fp16 or TF32",
     "DNNL_DEFAULT_FPMATH_MODE": "its older name",

@@ -96,6 +96,17 @@ def test_nothing_is_measured_that_was_not_asked_for(tmp_path: Path) -> None:
         assert timed(worker, subnet).quantities.keys() == {"memory_mb"}
 
 
+def test_energy_with_a_flush_that_takes_energy_itself_is_refused() -> None:
+    class Flushed(find_runtime("dry")):  # type: ignore[misc]
+        switches = {"flush": False}  # noqa: RUF012
+
+    assert Meter(Flushed(RuntimeSettings()), ["energy"]).energy_counter
+    flushed = Flushed(RuntimeSettings(switches={"flush": True}))
+    assert Meter(flushed, ["memory"]).energy_counter is None
+    with pytest.raises(InputError, match="--flush with --quantity energy"):
+        Meter(flushed, ["energy"])
+
+
 def test_what_the_machine_tells_is_kept_with_what_its_processors_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

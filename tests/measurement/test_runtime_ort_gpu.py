@@ -176,5 +176,7 @@ def test_folders_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
         os.utime(folder, ns=(age, age))
     again = ort_gpu.kept_folder(tmp_path / "engines", "a", most=3)
     assert (again / "engine").read_text() == "built"
+    (tmp_path / "engines" / "gone").symlink_to("whither")  # as of a folder that another process has just removed
     ort_gpu.kept_folder(tmp_path / "engines", "d", most=3)
+    (tmp_path / "engines" / "gone").unlink()
     assert sorted(path.name for path in (tmp_path / "engines").iterdir()) == ["a", "c", "d"]

@@ -200,6 +200,33 @@ def test_every_name_of_tensorrt_exists_in_its_real_bindings(major: int, tmp_path
     assert set.union(*uses.kinds.values()) >= {*USED, "ITimingCache"}
 
 
+START = """
+import ctypes, sys
+for library in sys.argv[1:]:
+    ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+import tensorrt_bindings
+from esm_onnx.errors import WorkError
+from esm_onnx.runtimes.trt_engine import listener, starting
+for kind in (tensorrt_bindings.Builder, tensorrt_bindings.Runtime):
+    listener(tensorrt_bindings).errors.append("CUDA initialization failure\\nwith error: 35")
+    try:
+        with starting(tensorrt_bindings): kind(listener(tensorrt_bindings))
+    except WorkError as error: print(error)
+"""
+
+
+@pytest.mark.parametrize("major", [10, 11])
+def test_a_tensorrt_that_cannot_start_says_why(major: int, tmp_path: Path) -> None:
+    """The libraries that do nothing give no builder: so does TensorRT where there is no device, and logs the reason."""
+    folder = FOLDER / f"tensorrt-{major}"
+    libraries = empty_libraries(tmp_path, major)
+    dump("tensorrt_bindings", folder, libraries)  # skips where there are none
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-W", "ignore", "-c", START, *libraries]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == 2 * "tensorrt_bindings cannot start: CUDA initialization failure with error: 35\n"
+
+
 def test_every_name_of_tensorrt_for_rtx_exists_in_its_real_bindings() -> None:
     api = dump("tensorrt_rtx", FOLDER / "tensorrt-rtx", [])
     uses = Uses(sources("trt_rtx.py"), api, ROOTS)

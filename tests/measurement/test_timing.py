@@ -165,6 +165,25 @@ def test_the_clock_is_compared_with_the_fastest_seen() -> None:
     assert watched(device, 6) == [0, 0, 0, *[Reason.SLOWED] * 3]
 
 
+@pytest.mark.parametrize("every", [1, 3, 17])
+def test_another_clock_under_the_subnet_beside_is_no_slowing_down(every: int) -> None:
+    """A GPU at its power cap has a lower one for more work."""
+
+    def at_the_cap(device: Device, name: str, _number: int) -> float:
+        device.state = replace(device.state, frequency=1_500 if name == "s" else 1_980)
+        return 1.0
+
+    assert Device(at_the_cap, lambda device: device.calls % every == 0).pairs(60).dropped == [0] * 60
+
+
+def test_a_clock_that_falls_within_a_block_is_slowed_from_there_on() -> None:
+    def fall(device: Device, name: str, number: int) -> float:
+        device.state = replace(device.state, frequency=1_200 if name == "s" and number >= 7 + 10 else 1_500)
+        return 1.0
+
+    assert Device(fall).pairs(40).dropped == [0] * 10 + [Reason.SLOWED] * 30
+
+
 def test_throttling_marks_the_runs_while_it_lasts() -> None:
     def throttle(device: Device, _name: str, number: int) -> float:
         device.state = replace(device.state, throttled=2 <= number < 4)
