@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,19 @@ from pathlib import Path
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there is synced and takes its place when the block ends well.
 
-    When the block raises, the temporary file goes and `path` stays as it was.
+    When the block raises, the temporary file goes and `path` stays as it was. A link stays one; what is no file, a
+    device or a pipe, is written into in the end, since nothing can take its place.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory() as aside:
+            temporary = Path(aside) / "content"
+            temporary.touch()
+            yield temporary
+            with temporary.open("rb") as content, path.open("wb", buffering=0) as out:
+                shutil.copyfileobj(content, out)
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)

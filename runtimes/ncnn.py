@@ -53,6 +53,7 @@ class Ncnn(Runtime):
 
     name = "ncnn"
     precisions = ("fp32", "fp16")
+    most_images = 1
     converts = True
 
     def __init__(self, settings: RuntimeSettings) -> None:

@@ -82,6 +82,7 @@ for command in (
 
 def main() -> None:
     """Runs one command; an error is one line and an exit code, never a traceback."""
+    _open_streams()
     try:
         commands.main(standalone_mode=False)
         sys.stdout.flush()
@@ -97,11 +98,22 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, sqlite3.Error) as error:
-        _fail(" ".join(str(error).split()), 1)
+        where = "" if isinstance(error, sqlite3.Error) or error.filename else "a file or standard output: "
+        _fail(where + " ".join(str(error).split()), 1)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
         _fail(f"internal: {type(error).__name__}: {' '.join(str(error).split())}; {TRACEBACK}=1 shows where", 1)
+
+
+def _open_streams() -> None:
+    """Standard streams that whoever started us has closed are empty ones; what an encoding cannot say is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int) -> None:

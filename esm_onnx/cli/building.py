@@ -58,7 +58,7 @@ loop_options = together(
         "--evaluation",
         type=click.IntRange(min=0),
         default=0,
-        help="Architectures measured only to evaluate; they count as measurements.  [default: 0, cross-validation]",
+        help="Architectures measured only to evaluate; they count as measurements. With 0, cross-validation.",
     ),
     click.option("--max-measurements", type=click.IntRange(min=1), default=2000, help="Stop at so many."),
     click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Measure no longer than so many."),

@@ -199,6 +199,8 @@ def _measured(dataset: Dataset, spent_s: float) -> dict[str, Any]:
 def _show(
     found: Comparison, content: Content, quantity: Quantity, measured: dict[str, Any], out: Path | None, as_json: bool
 ) -> None:
+    if str(out) == "-" and as_json:
+        raise click.UsageError("--json with --out -, expected one of them: both would go to standard output")
     if str(out) == "-":
         click.echo(csv_of(found, quantity), nl=False)
         return

@@ -15,7 +15,7 @@ from esm_onnx.cli.linting import lint
 from esm_onnx.cli.options import FILE, OUT, json_option, space_option, store_option, together
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError
-from esm_onnx.measurement.exchange import NoLatency, exported_lines, import_file, provenances
+from esm_onnx.measurement.exchange import NoLatency, add_foreign, exported_lines, provenances, read_file
 from esm_onnx.measurement.importers import FORMATS, Reading
 from esm_onnx.measurement.rescue import rescue
 from esm_onnx.measurement.session_report import SessionReport, report_sessions
@@ -92,23 +92,23 @@ def import_(
     Once-for-All's lookup tables, YAML or CSV.
     """
     left_out: list[NoLatency] = []
+    found = read_file(
+        file,
+        space,
+        target=target,
+        provenance=provenance,
+        reading=reading_of(**reading),
+        on_invalid=left_out.append if skip_invalid else None,
+    )
     with Store(store_path) as store:
-        counts = import_file(
-            store,
-            file,
-            space,
-            target=target,
-            provenance=provenance,
-            reading=reading_of(**reading),
-            on_invalid=left_out.append if skip_invalid else None,
-        )
+        counts = add_foreign(store, found)
     if left_out:
         click.echo(f"{len(left_out)} rows without a latency left out, the first in line {left_out[0].line}", err=True)
     if as_json:
         print_json({"imported": counts, "left_out": len(left_out), "store": str(store_path)})
     for name, count in counts.items():
         if not as_json:
-            known = "" if count else " (this file was imported before)"
+            known = "" if count else " (they were imported before)"
             click.echo(f"{count} measurements of {space.name} on {name!r} imported into {store_path}{known}")
 
 

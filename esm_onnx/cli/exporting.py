@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from esm_onnx.architectures import Space, find_space, read_architectures, read_json_lines, space_names, to_json
+from esm_onnx.cli.interrupting import interruptible
 from esm_onnx.cli.options import FILE, FOLDER, OUT, json_option, seed_option, space_option
 from esm_onnx.cli.printing import print_json, print_table, write_lines
 from esm_onnx.errors import InputError, shown
@@ -40,7 +41,8 @@ def export(
     settings = ExportSettings(batch=batch, opset=opset, precision=precision, embed_weights=embed_weights)
     chosen = list(dict.fromkeys(read_architectures(architectures, space)))
     out.mkdir(parents=True, exist_ok=True)
-    subnets = [write_subnet(space, architecture, out, settings, seed=seed) for architecture in chosen]
+    with interruptible(lambda: f"the subnets written so far are in {out}, and {out / 'subnets.jsonl'} is not written"):
+        subnets = [write_subnet(space, architecture, out, settings, seed=seed) for architecture in chosen]
     index = out / "subnets.jsonl"
     write_lines(
         ({"file": subnet.path.name, "architecture": to_json(space, subnet.architecture)} for subnet in subnets), index

@@ -296,7 +296,8 @@ def time_files(
     as_json: bool,
     **measuring: Any,
 ) -> None:
-    """Time any ONNX files, each checked before it is loaded: standard operators only, and no files beside it."""
+    """Time any ONNX files, each checked before it is loaded: standard operators only, and no files beside it but a pool
+    of weights that `export` made."""
     memory_bytes = None if memory is None else int(memory * 2**30)
     for file in files:
         demand_precision(file, measuring["precision"])

@@ -198,8 +198,8 @@ runtime_option = click.option("--runtime", required=True, help="Name or alias; `
 
 fleet_option = click.option(
     "--fleet",
-    metavar="auto|ADDRESS",
-    help="Measure on the devices of a Ray cluster: the running one, that at ADDRESS, or one of this machine alone.",
+    metavar="auto|local|ADDRESS",
+    help="Measure on the devices of a Ray cluster: the running one, one of this machine alone, or that at ADDRESS.",
 )
 
 

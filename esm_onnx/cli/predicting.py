@@ -146,7 +146,8 @@ def evaluate(
         print_json({"measurements": len(unseen), "trained_on": int(seen.sum()), **told})
     else:
         print_evaluation(evaluation, loaded.quantity)
-        click.echo(f"{len(unseen)} of {len(seen)} measurements; on the others it was trained")
+        others = "; on the others it was trained" if seen.any() else ", none of which it was trained on"
+        click.echo(f"{len(unseen)} of {len(seen)} measurements{others}")
     worst = evaluation.worst_bin
     accuracy = worst.accuracy if worst else None
     if threshold is not None and worst and accuracy is not None and accuracy < 100 * threshold:

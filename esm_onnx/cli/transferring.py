@@ -58,7 +58,7 @@ def transfer(
             raise click.UsageError("--gpu is for a GPU without measurements, expected neither --store nor --suggest")
         _generalise(paths, gpu, out, as_json, options["seed"])
     elif suggest is not None:
-        _suggest(paths, store_path, suggest, out, **options)
+        _suggest(paths, store_path, suggest, out, as_json, **options)
     elif store_path is None:
         raise click.UsageError("no --store, expected what was measured on the new device, or --suggest, or --gpu")
     else:
@@ -91,6 +91,7 @@ def _suggest(
     store_path: Path | None,
     count: int,
     out: Path,
+    as_json: bool,
     *,
     space: Space | None,
     target: str | None,
@@ -103,6 +104,8 @@ def _suggest(
     from esm_onnx.prediction.base import Base
     from esm_onnx.prediction.suggestion import suggest
 
+    if as_json and str(out) == "-":
+        raise click.UsageError("--json with --out -, expected one of them: both would go to standard output")
     bases = [Base.open(path) for path in paths]
     space = space or bases[0].loaded.space
     measured = []
@@ -112,7 +115,9 @@ def _suggest(
             dataset = assemble(store, content.space, content.target, quantity=quantity)
         measured = [from_genome(space, genome) for genome in dataset.genomes]
     found = suggest(space, bases, count, bins=divide(space, bins), rng=Random(seed), measured=measured)
-    write_lines((to_json(space, architecture) for architecture in found), out)
+    written = write_lines((to_json(space, architecture) for architecture in found), out)
+    if as_json:
+        print_json({"suggested": written, "out": str(out)})
 
 
 def _train(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,8 +56,23 @@ class Imported:
     identity: object
 
 
-def import_file(
-    store: Store,
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Measurements from elsewhere of one space, as a file has them.
+
+    Attributes:
+        file: its name.
+        digest: of what it says.
+        sessions: target and measurements in their order, by digest of the target and how the latencies came about.
+    """
+
+    space: Space
+    file: str
+    digest: str
+    sessions: Mapping[tuple[str, str], tuple[Target, Sequence[Measurement]]]
+
+
+def read_file(
     path: Path | str,
     space: Space,
     *,
@@ -65,8 +80,8 @@ def import_file(
     provenance: str | None = None,
     reading: Reading = AS_IT_IS,
     on_invalid: Callable[[NoLatency], None] | None = None,
-) -> dict[str, int]:
-    """Reads a file of measured latencies into a store, all or nothing; rows keep their order.
+) -> Foreign:
+    """Reads a file of measured latencies; rows keep their order.
 
     Args:
         target: name of the device; None takes the name that the file gives.
@@ -74,11 +89,8 @@ def import_file(
         reading: how the file is to be read.
         on_invalid: told of each row whose latency is none, which is left out; None refuses them.
 
-    Returns:
-        The number of measurements by name of the target; 0 where this file was imported before.
-
     Raises:
-        InputError: with file and line; then nothing is imported.
+        InputError: with file and line.
     """
     if provenance is not None and not _is_how(provenance):
         raise InputError(f"provenance is {shown(provenance)}, expected 1 to {LONGEST_HOW} printable characters")
@@ -95,17 +107,43 @@ def import_file(
         sessions.setdefault((digest, provenance or read.how), (read.target, []))[1].append(read.measurement)
     if not sessions:
         raise InputError("no line with a latency, expected at least one", file=path)
+    return Foreign(space, Path(path).name, seen.hexdigest()[:16], sessions)
+
+
+def add_foreign(store: Store, found: Foreign) -> dict[str, int]:
+    """Puts measurements from elsewhere into a store.
+
+    Returns:
+        Their number by name of the target; 0 where the same ones are there already, whatever the file was called and
+        however they were said to have come about.
+    """
+    space = found.space
+    before = {
+        digest: {
+            how_of(provenance)
+            for _, status, provenance, _ in store.sessions(space, of)
+            if status == ACCEPTED and provenance.get("digest") == found.digest
+        }
+        for (digest, _), (of, _) in found.sessions.items()
+    }
     counts: dict[str, int] = {}
-    for (digest, how), (of, measurements) in sessions.items():
+    for (digest, how), (of, measurements) in found.sessions.items():
         origin = {
-            "imported": Path(path).name,
-            "digest": seen.hexdigest()[:16],
+            "imported": found.file,
+            "digest": found.digest,
             "target": digest,
             "space": space.fingerprint,
             **({} if how == MEASURED else {"how": how}),  # so that what was imported before this word is known again
         }
-        counts[of.name] = counts.get(of.name, 0) + store.add(space, of, origin, measurements)
+        alone = sum(other == digest for other, _ in found.sessions) == 1  # else an import may have been cut between two
+        known = how in before[digest] or (alone and before[digest])
+        counts[of.name] = counts.get(of.name, 0) + (0 if known else store.add(space, of, origin, measurements))
     return counts
+
+
+def import_file(store: Store, path: Path | str, space: Space, **reading: Any) -> dict[str, int]:
+    """Reads a file into a store, all or nothing: `read_file` and `add_foreign`, whose arguments and value it has."""
+    return add_foreign(store, read_file(path, space, **reading))
 
 
 def how_of(provenance: Mapping[str, Any]) -> str:
@@ -306,7 +344,8 @@ def _latency(value: object) -> float:
     except InputError as error:
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             raise NoLatency(
-                f"{error.message}: `esm-onnx data lint FILE` lists all such rows, `--skip-invalid` leaves them out"
+                f"{error.message}: `--skip-invalid` leaves such rows out and counts them; of a CSV file `esm-onnx data "
+                "lint FILE` does so before"
             ) from None
         raise
 

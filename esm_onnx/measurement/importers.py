@@ -145,6 +145,8 @@ def _csv(path: Path | str, space: Space, reading: Reading) -> Iterator[Row]:
 
 
 def _ofa_lut(path: Path | str, space: Space, reading: Reading) -> Iterator[Row]:
+    if Path(path).is_dir() and not any(file.suffix in YAML for file in Path(path).iterdir()):
+        raise InputError("a folder without the YAML files of a lookup table, expected a file", file=path)
     if reading.architectures is None:
         raise InputError("is a lookup table, expected the architectures to sum it for: --architectures FILE", file=path)
     table = read_lookup_table(path)
@@ -183,7 +185,7 @@ def _number_in_cell(text: str, column: str) -> float:
     if text.lower() in MISSING:
         return math.nan
     try:
-        return float(text)
+        return float(text if "_" not in text else "")  # Python would read 1_000
     except ValueError:
         raise InputError(f"{column} is {shown(text)}, expected a number of ms") from None
 

@@ -57,6 +57,9 @@ def read_csv(path: Path | str) -> tuple[list[str], Iterator[tuple[int, dict[str,
     for name in columns:
         if columns.count(name) > 1:
             raise InputError(f"column {shown(name)} is there twice, expected each name once", file=path, line=1)
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(columns) == 1 and separator in columns[0]:
+            raise InputError(f"cells between {called}, expected commas between them: convert it", file=path, line=1)
     reader.fieldnames = columns
     return columns, _rows(reader, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Collection
 from contextlib import closing, suppress
@@ -33,7 +34,7 @@ def check(path: Path) -> None:
             with closing(sqlite3.connect(path, timeout=WAIT_S)) as writer:
                 _number(writer, "SELECT count(*) FROM sqlite_master")
         # Closed last, and no writer, it keeps SQLite from moving the log of a damaged store into its file.
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_S)) as reader:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, timeout=WAIT_S)) as reader:
             damage = _check(reader, path)
     except sqlite3.DatabaseError as error:
         if _kind(error) != sqlite3.SQLITE_CORRUPT:
@@ -54,6 +55,10 @@ def unusable(path: Path, error: sqlite3.Error) -> EsmError:
         return WorkError(f"{path}: cannot be opened ({error}): make room on its disk and repeat the command")
     was_one = "; if it was one, `esm-onnx data export --rescue` writes out what can be read"
     hint = was_one if _kind(error) == sqlite3.SQLITE_NOTADB else ""
+    if path.is_dir():
+        hint = ": it is a folder, expected a file"
+    elif _kind(error) == sqlite3.SQLITE_CANTOPEN and not os.access(path.parent, os.W_OK):
+        hint = ": its folder cannot be written, which SQLite wants even to read it; copy it to one that can"
     return InputError(f"cannot be used as a store: {error}{hint}", file=path)
 
 

@@ -108,6 +108,8 @@ class Runtime(ABC):
     written: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """How subnets are written for a precision, one of `esm_onnx.export.settings.PRECISIONS`, where it is not as it is
     called: another number format of quantised activations, say."""
+    most_images: ClassVar[int | None] = None
+    """The greatest batch; None where there is no limit."""
     switches: ClassVar[Mapping[str, bool]] = MappingProxyType({})
     """Settings that are on or off, of `SWITCHES`, and how they usually are."""
     device_clock: ClassVar[bool] = False
@@ -214,7 +216,11 @@ def list_runtimes() -> list[RuntimeEntry]:
     """Every runtime that is installed, in the order of names, with the reason where one cannot be used."""
     groups: dict[str, list[str]] = {}
     problems: dict[str, str | None] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+
+    def by_module(entry: EntryPoint) -> tuple[bool, str]:  # what is called as its file comes before its aliases
+        return entry.module.rpartition(".")[2] != entry.name.replace("-", "_"), entry.name
+
+    for entry in sorted(entry_points(group=GROUP), key=by_module):
         groups.setdefault(entry.value, []).append(entry.name)
         if entry.value not in problems:
             loaded = _load(entry)

@@ -434,10 +434,12 @@ def written_for(runtime: str, settings: RuntimeSettings, export: ExportSettings)
     """How subnets are written for the precision of a runtime: in fp32 where it is not one that subnets are written in.
 
     Raises:
-        InputError: the runtime has no such precision.
+        InputError: the runtime has no such precision, or takes no such batch.
     """
     found = find_runtime(runtime)
     found.check_precision(settings.precision)
+    if found.most_images is not None and export.batch > found.most_images:
+        raise InputError(f"batch {export.batch} on {found.name}, expected at most {found.most_images}")
     wanted = found.written.get(settings.precision, settings.precision)
     return replace(export, precision=wanted if wanted in PRECISIONS else "fp32")
 

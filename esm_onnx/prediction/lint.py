@@ -23,10 +23,12 @@ from esm_onnx.prediction.lint_values import (
     clock_findings,
     clock_of,
     latencies,
+    of_another_unit,
     provenance_findings,
     repeated_findings,
     repeated_value,
     sentinel_findings,
+    unit_findings,
 )
 from esm_onnx.prediction.lint_work import launch_findings
 
@@ -47,6 +49,9 @@ def _of_latencies(rows: Rows) -> Iterator[Finding]:
     yield from repeated_findings(rows, repeated)
     yield from clock_findings(rows, clock)
     rows = rows.select(~repeated)
+    foreign = of_another_unit(rows)
+    yield from unit_findings(rows, foreign)
+    rows = rows.select(~foreign)
     if len(rows) < LEAST:
         return
     groups, sums = groups_of(rows, clock), list(sum_findings(rows, clock))

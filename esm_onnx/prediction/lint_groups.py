@@ -127,6 +127,9 @@ def cache_findings(rows: Rows, groups: Groups) -> Iterator[Finding]:
 def leak_findings(rows: Rows, groups: Groups) -> Iterator[Finding]:
     """Groups of rows that a random split would tear apart."""
     together = groups.together
+    if rows.merged:
+        _, first = np.unique(groups.architecture, return_index=True)
+        rows, together = rows.select(np.isin(np.arange(len(rows)), first)), together[np.sort(first)]
     sizes = np.bincount(together)[together]
     inside = sizes > 1
     if inside.mean() < SHARE:

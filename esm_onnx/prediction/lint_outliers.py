@@ -15,6 +15,8 @@ FAR = math.log(1.5)
 Srinivasan's public data), the furthest is off by 15 %."""
 SPREADS = 10.0
 """So many (robust) standard deviations of all rows: where features tell little, much is far off."""
+LEAST_ROWS = 30
+"""With fewer, the fit says little of those at the ends."""
 SHOWN = 3
 
 
@@ -24,6 +26,8 @@ def outlier_findings(rows: Rows, residual: Vector) -> Iterator[Finding]:
     Args:
         residual: [n] logarithm of each latency over what is expected without it.
     """
+    if len(rows) < LEAST_ROWS:
+        return
     apart = residual - np.median(residual)
     off = np.abs(apart) > max(FAR, SPREADS * spread(residual))
     if not off.any():

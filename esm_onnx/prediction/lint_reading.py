@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def rows_of_store(store: Store, space: Space, target: Target) -> Rows:
             sessions.append(f"session {number}")
             provenances.append(how_of(provenance))
     array = np.array(genomes, np.int64).reshape(len(genomes), genome_length(space))
-    return rows_of_genomes(space, array, np.array(latencies), sessions, provenances)
+    return replace(rows_of_genomes(space, array, np.array(latencies), sessions, provenances), merged=True)
 
 
 def read_tables(paths: Sequence[Path], *, latency: str | None = None, features: Sequence[str] = ()) -> Rows:

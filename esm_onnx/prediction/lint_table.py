@@ -68,6 +68,7 @@ class Rows:
         provenance: [n] how each latency came about; None where unknown.
         places: [n] place of each row in its session, from 1; None counts them.
         work: [n, 2] number of layers and of multiply-adds; None where unknown.
+        merged: rows of one architecture count as one wherever something is trained on them.
 
     Raises:
         InputError: columns and rows that do not fit together, or a feature that is no finite number.
@@ -81,6 +82,7 @@ class Rows:
     provenance: tuple[str, ...] | None = None
     places: Indices | None = None
     work: Matrix | None = None
+    merged: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.latency_ms)

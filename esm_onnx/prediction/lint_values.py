@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esm_onnx.prediction.lint_fit import numbered_rows
+from esm_onnx.prediction.lint_fit import network_columns, numbered_rows
 from esm_onnx.prediction.lint_table import ERROR, MEASURED, NOTE, WARNING, Finding, Indices, Mask, Rows, Vector
 
 CHANCE = 1e-4
@@ -21,6 +21,8 @@ LEAST_VALUES = 10
 """Latencies that show a grid."""
 FAR, LEAST_FAR, LEAST_REPEATED = 1.5, 3, 5
 """A bound lies beyond all others by this factor and is there so often; elsewhere a value must be there more often."""
+APART, LEAST_APART = math.log(20), 5
+"""Logarithm of the factor between groups of latencies that are of two units; and rows that show groups."""
 NEIGHBOURS, MARGIN = 3, 1.5
 """Different values on each side that show how dense latencies are; and a margin, since density bends."""
 FLOAT32 = 1.2e-7
@@ -76,6 +78,43 @@ def sentinel_findings(rows: Rows) -> Iterator[Finding]:
             int(wrong.sum()),
             rows.first(wrong),
             "leave these rows out; a failure is no latency",
+        )
+
+
+def of_another_unit(rows: Rows) -> Mask:
+    """Rows of the smaller of two groups of latencies, where nothing lies for a long way between them.
+
+    Not where a feature of the whole network tells the groups apart: images of another size, say.
+    """
+    none = np.zeros(len(rows), bool)
+    if len(rows) < LEAST_APART:
+        return none
+    order = np.argsort(rows.latency_ms, kind="stable")
+    steps = np.diff(np.log(rows.latency_ms[order]))
+    at = int(steps.argmax())
+    widths = steps[:at].sum(), steps[at + 1 :].sum()
+    if steps[at] < APART or steps[at] < max(widths):
+        return none
+    low = none.copy()
+    low[order[: at + 1]] = True
+    if any(not set(column[low]) & set(column[~low]) for column in rows.features[:, network_columns(rows)].T):
+        return none
+    return low if low.sum() <= len(rows) / 2 else ~low
+
+
+def unit_findings(rows: Rows, mask: Mask) -> Iterator[Finding]:
+    """Latencies of two units in one table."""
+    if mask.any():
+        factor = float(np.exp(np.log(rows.latency_ms[mask]).mean() - np.log(rows.latency_ms[~mask]).mean()))
+        yield Finding(
+            "units",
+            ERROR,
+            f"{mask.sum()} of {len(rows)} latencies are ×{factor:.3g} of the others in the mean, with nothing between "
+            f"{rows.latency_ms[~mask].max() if factor > 1 else rows.latency_ms[mask].max():.4g} and "
+            f"{rows.latency_ms[mask].min() if factor > 1 else rows.latency_ms[~mask].min():.4g} ms",
+            int(mask.sum()),
+            rows.first(mask),
+            "look for another unit or a lost decimal point: bring all rows to ms, or leave these out",
         )
 
 

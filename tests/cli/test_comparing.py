@@ -167,6 +167,7 @@ WRONG = {
     "processes": (["--processes", "0"], "0"),
     "folder": (["--out", "tiny.toml/t.csv"], "tiny.toml"),
     "a store": (["--out", "esm.db"], "is a store"),
+    "two on one output": (["--json", "--out", "-"], "--json with --out -, expected one of them"),
 }
 
 

@@ -25,6 +25,9 @@ def test_columns_of_one_file_become_targets_that_say_how_they_came_about(esm: Ru
     again = esm("data", "import", file, *OFA, "--latency", "tesla_p40_ms").stdout
     assert "0 measurements" in again
     assert "imported before" in again
+    (tmp_path / "renamed.csv").write_bytes(file.read_bytes())
+    for other in ([HERE / "ofa_176.csv", "--provenance", "by hand"], [tmp_path / "renamed.csv"]):
+        assert "imported before" in esm("data", "import", *other, *OFA, "--latency", "tesla_p40_ms").stdout
     summed = ["--latency", "note10_lut_ms", "--provenance", "sum of a table"]
     told = json.loads(esm("data", "import", file, *OFA, *summed, "--target", "note 10", "--json").stdout)
     assert told == {"imported": {"note 10": 20}, "left_out": 0, "store": "esm.db"}
@@ -34,6 +37,34 @@ def test_columns_of_one_file_become_targets_that_say_how_they_came_about(esm: Ru
     assert (first.split()[-1], second.split("  ")[-1].strip()) == ("measured", "sum of a table")
     esm("data", "export", "--out", "out.jsonl", "--target", "note 10")
     assert [line["provenance"]["how"] for line in lines(tmp_path / "out.jsonl")] == ["sum of a table"] * 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.csv", None, "absent.csv: cannot be read"),
+        ("semi.csv", "ks;e;d;r;latency_ms\n", "semi.csv:1: cells between semicolons, expected commas"),
+        ("tabs.csv", "ks\te\td\tr\tlatency_ms\n", "tabs.csv:1: cells between tabs, expected commas"),
+        ("bad.jsonl", "{}\n", "bad.jsonl:1: "),
+    ],
+)
+def test_a_file_that_is_refused_leaves_no_store(
+    esm: Run, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert message in error_of(esm("data", "import", name, *OFA, "--store", "new.db", code=2))
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_a_folder_is_no_file(esm: Run, tmp_path: Path) -> None:
+    (tmp_path / "dir.jsonl").mkdir()
+    assert "expected a file" in error_of(esm("data", "import", "dir.jsonl", *OFA, code=2))
+    (tmp_path / "dir.db").mkdir()
+    (tmp_path / "a.jsonl").write_text(json.dumps({"architecture": NOTATION, "latency_ms": 1.0}) + "\n")
+    error = error_of(esm("data", "import", "a.jsonl", *OFA, "--target", "a", "--store", "dir.db", code=2))
+    assert "dir.db: " in error
+    assert "folder, expected a file" in error
 
 
 def test_sums_of_a_lookup_table(esm: Run, tmp_path: Path) -> None:

@@ -175,6 +175,18 @@ def test_train_has_written_nothing(folder: Path) -> None:
     assert not (folder / "p.onnx").exists()
 
 
+def test_export_says_what_it_has_written(folder: Path) -> None:
+    space = tiny_space()
+    write_architectures(folder / "all.jsonl", space, sample(space, 300, strategy="random", rng=Random(0)))
+    process = started(folder, "export", "--space", "tiny.toml", "--architectures", "all.jsonl", "--out", "subnets")
+    while len(list(folder.glob("subnets/tiny-*.onnx"))) < 3:
+        assert process.poll() is None, process.communicate()
+    code, out, err = interrupted(process)
+    left = "the subnets written so far are in subnets, and subnets/subnets.jsonl is not written"
+    assert (code, out, err) == (130, "", [f"error: interrupted; {left}"])
+    assert not (folder / "subnets" / "subnets.jsonl").exists()
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'esm-onnx[ray]'")

@@ -86,6 +86,15 @@ def test_what_is_measured_is_what_the_formula_gives(esm: Run, tmp_path: Path) ->
     assert [np.frombuffer(blob, "<f8").tolist() for (blob,) in rows] == [[memory] for memory in memories]
 
 
+def test_what_was_measured_twice_is_one_row_and_leaks_nowhere(measured: Run) -> None:
+    measured(*PROFILE, "--architectures", "a.jsonl", "--quantity", "latency")
+    before = measured(*TRAIN).stderr
+    measured(*PROFILE, "--architectures", "a.jsonl", "--quantity", "memory", "--runs", 30)
+    done = measured(*TRAIN)
+    assert "leak" not in before + done.stderr
+    assert "40" in done.stdout
+
+
 def test_the_predictor_of_an_energy_says_so_and_is_that_of_python(measured: Run, tmp_path: Path) -> None:
     told = json.loads(measured(*TRAIN, "--quantity", "energy", "--json").stdout)
     assert told["measurements"] == 40

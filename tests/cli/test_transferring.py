@@ -152,6 +152,9 @@ def test_what_is_measured_is_not_suggested_again(there: Run, tmp_path: Path) -> 
     assert not known & set(more)
     again = there("transfer", "--base", "base.onnx", "--store", "new.db", "--suggest", 30, "--out", "-").stdout
     assert again == (tmp_path / "more.jsonl").read_text()
+    suggest = ["transfer", "--base", "base.onnx", "--suggest", 3, "--json"]
+    assert json.loads(there(*suggest, "--out", "3.jsonl").stdout) == {"suggested": 3, "out": "3.jsonl"}
+    assert "expected one of them" in error_of(there(*suggest, "--out", "-", code=2))
 
 
 # what does not go

@@ -201,7 +201,9 @@ NONE = ["nan", "NaN", "", "N/A", "0", "0.0", "-1", "-inf", "inf", "1e300", "none
 def test_a_row_without_a_latency_is_refused_or_left_out(cell: str, write: Write, store: Store) -> None:
     other = OFA_LINE.replace("7", "5", 1)
     path = write(f"ks,e,d,r,ms\n{OFA_LINE}\n{OFA_LINE.replace('3.5', cell)}\n\n{other}\n")
-    with pytest.raises(InputError, match=r"t.csv:3: latency_ms is .*positive.*`esm-onnx data lint.*`--skip-invalid`"):
+    with pytest.raises(
+        InputError, match=r"t.csv:3: latency_ms is .*positive.*`--skip-invalid`.*`esm-onnx data lint FILE`"
+    ):
         import_file(store, path, OFA, target="x")
     assert store.contents() == []
     left_out: list[NoLatency] = []

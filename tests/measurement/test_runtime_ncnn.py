@@ -21,6 +21,7 @@ from esm_onnx.export import ExportSettings, write_subnet
 from esm_onnx.measurement.agreement import disagreement, expected_outputs
 from esm_onnx.measurement.runtime import Runtime, RuntimeSettings, find_runtime, list_runtimes, outputs_of
 from esm_onnx.measurement.scratch import scratch
+from esm_onnx.measurement.session import written_for
 
 REASON = next(entry.problem for entry in list_runtimes() if "ncnn" in entry.names)
 needs_ncnn = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -83,6 +84,12 @@ def test_a_batch_of_two_is_refused(tmp_path: Path) -> None:
     expected = r"^input input has the shape \[2, 3, 64, 64\], ncnn takes one image at a time: batch 1$"
     with pytest.raises(InputError, match=expected), opened().load(subnet):
         pass
+
+
+@needs_ncnn
+def test_a_batch_of_two_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(InputError, match=r"^batch 2 on ncnn, expected at most 1$"):
+        written_for("ncnn", RuntimeSettings(), ExportSettings(batch=2))
 
 
 @needs_ncnn

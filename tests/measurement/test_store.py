@@ -66,6 +66,13 @@ def test_only_accepted_sessions_of_the_same_facts_are_given(
     assert store.contents()[0].space == tiny
 
 
+def test_a_name_of_any_bytes_will_do(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff ?#%.db")
+    for _ in range(2):
+        with Store(path) as opened:
+            assert list(opened.contents()) == []
+
+
 def test_failures_are_kept(store: Store, tiny: Space, eight: list[Architecture], target: Target) -> None:
     session = store.open_session(tiny, target, {})
     failure = Failure(eight[0], "crash", "ended with signal SIGSEGV", 3.0)
