@@ -143,7 +143,7 @@ def _random(space: Space, count: int, _bins: Bins, rng: Random, taken: set[Archi
     if space.size - len(taken) < count:
         raise SpaceExhausted(
             f"space {space.name!r} has {space.size - len(taken)} architectures left of {space.size}, "
-            f"{count} were asked for"
+            f"{count} were asked for: ask for fewer (`build`: --initial, --evaluation)"
         )
     compositions = Urn(count_compositions(space.depths))
     urns: dict[int, Urn] = {}
@@ -192,7 +192,8 @@ def _draw_bin(
     left = sum(urn.left for urn in urns.values())
     if left < quota:
         raise SpaceExhausted(
-            f"space {space.name!r} has {left} architectures left of depth {bins.names()[index]}, {quota} were asked for"
+            f"space {space.name!r} has {left} architectures left of depth {bins.names()[index]}, {quota} were asked "
+            "for: ask for fewer in all (`build`: --initial, --evaluation), or draw at random (--strategy random)"
         )
     drawn: list[Architecture] = []
     for _ in range(quota):

@@ -72,7 +72,7 @@ def warn_about(findings: Sequence[Finding]) -> None:
     """Findings that are more than notes, one line each on standard error."""
     for finding in findings:
         if finding.severity != NOTE:
-            click.echo(f"{finding.severity}: {finding.kind}: {finding.message}; {finding.advice}", err=True)
+            click.echo(f"warning: {finding.kind}: {finding.message}; {finding.advice}", err=True)
 
 
 def _rows(

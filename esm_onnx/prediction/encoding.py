@@ -230,8 +230,9 @@ class Columns:
         if rows * (len(self.names) + 1) > GREATEST_TABLE:
             raise InputError(
                 f"space {self.space.name!r} has {len(self.space.combinations)} combinations of options in "
-                f"{sum(self.space.slots)} places, too many for a table of this encoding: choose one with fewer columns "
-                f"(statistical, feature, fc)"
+                f"{sum(self.space.slots)} places, too many for a table of this encoding: expected at most "
+                f"{GREATEST_TABLE:,} numbers, {GREATEST_TABLE // rows} columns here; take one with fewer columns, or a "
+                f"space with fewer places or options"
             )
         self.names.append(name)
         self.network.append(np.zeros(sum(len(feature.options) for feature in self.space.network)))

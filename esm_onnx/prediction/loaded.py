@@ -173,7 +173,8 @@ def session_of(content: bytes, threads: int = 0) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of damage
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"not an ONNX file that ONNX Runtime can load: {reason}") from None
+        nor = "" if METADATA.encode() in content else f" by itself, nor a predictor (no metadata {METADATA!r})"
+        raise InputError(f"not an ONNX file that ONNX Runtime can load{nor}: {reason}") from None
 
 
 def run(session: Any, quantity: Quantity, genomes: NDArray[np.int64]) -> dict[str, Floats]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +96,9 @@ STYLE: Mapping[Any, Any] = MappingProxyType(
 
 @contextmanager
 def _drawn(chart: Chart, width: float, more: Mapping[Any, Any]) -> Iterator[Figure]:
-    with mpl.rc_context({**STYLE, **more}):
+    with mpl.rc_context({**STYLE, **more}), warnings.catch_warnings():
+        # A page's text is text, drawn with the reader's fonts; elsewhere a box stands for what ours lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(width, width * chart.height))
         chart.draw(figure)
         yield figure
