@@ -61,7 +61,7 @@ def _of_latencies(rows: Rows) -> Iterator[Finding]:
     if len(rows) >= LEAST_ROWS and not sums:  # nobody measured sums in any order
         yield from (*flat_findings(rows), *launch_findings(rows))
         fitted = fit(rows)
-        yield from (*outlier_findings(rows, fitted.residual), *order_findings(rows, fitted))
+        yield from (*outlier_findings(rows, fitted), *order_findings(rows, fitted))
 
 
 def rows_of_genomes(

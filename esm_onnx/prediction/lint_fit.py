@@ -74,10 +74,20 @@ class Basis:
 
     def explain(self, y: Vector) -> Vector:
         """What the features say about each row's `y` [n] when it is fitted without that row."""
-        fitted = self.constant * (self.constant @ y) + (self.shrunk * (self.u.T @ y)) @ self.u.T
-        left_out = (y - fitted) / self.others
+        left_out = self._left_out(y)
         explained: Vector = y - left_out[np.argmin((left_out**2).mean(axis=1))]
         return explained
+
+    def support(self, y: Vector) -> Vector:
+        """[n] how much the other rows say about each one where `y` is fitted: 1 less its leverage."""
+        supported: Vector = self.others[np.argmin((self._left_out(y) ** 2).mean(axis=1))]
+        return supported
+
+    def _left_out(self, y: Vector) -> Matrix:
+        """[penalties, n]: each row's `y` less what the fit without that row says of it."""
+        fitted = self.constant * (self.constant @ y) + (self.shrunk * (self.u.T @ y)) @ self.u.T
+        left_out: Matrix = (y - fitted) / self.others
+        return left_out
 
 
 @dataclass(frozen=True)

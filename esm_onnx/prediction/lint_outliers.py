@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from esm_onnx.prediction.lint_fit import spread
-from esm_onnx.prediction.lint_table import WARNING, Finding, Rows, Vector, percent
+from esm_onnx.prediction.lint_fit import Fit, spread, winsorized
+from esm_onnx.prediction.lint_table import WARNING, Finding, Rows, percent
 
 FAR = math.log(1.5)
 """What is off by less may be what features do not tell: of ten thousand sound latencies of a Tesla P40 (Syed and
 Srinivasan's public data), the furthest is off by 15 %."""
+FURTHER = math.log(6)
+"""What is off by more is told even where the others say little of it, as of the shallowest networks among few."""
 SPREADS = 10.0
 """So many (robust) standard deviations of all rows: where features tell little, much is far off."""
 LEAST_ROWS = 30
@@ -20,16 +22,15 @@ LEAST_ROWS = 30
 SHOWN = 3
 
 
-def outlier_findings(rows: Rows, residual: Vector) -> Iterator[Finding]:
-    """Rows whose latency is far from what the others let expect.
-
-    Args:
-        residual: [n] logarithm of each latency over what is expected without it.
-    """
+def outlier_findings(rows: Rows, fitted: Fit) -> Iterator[Finding]:
+    """Rows whose latency is far from what the others let expect; further where these say little of it."""
     if len(rows) < LEAST_ROWS:
         return
-    apart = residual - np.median(residual)
-    off = np.abs(apart) > max(FAR, SPREADS * spread(residual))
+    apart = fitted.residual - np.median(fitted.residual)
+    support = fitted.basis.support(winsorized(np.log(rows.latency_ms)))
+    spreads = np.abs(apart) / max(spread(fitted.residual), 1e-12)
+    off = (np.abs(apart) > FAR) & (spreads * np.sqrt(support) > SPREADS)
+    off |= (np.abs(apart) > FURTHER) & (spreads > SPREADS)
     if not off.any():
         return
     furthest = np.flatnonzero(off)[np.argsort(-np.abs(apart[off]), kind="stable")][:SHOWN]
