@@ -86,6 +86,8 @@ def read_tables(paths: Sequence[Path], *, latency: str | None = None, features: 
 
 
 def _read(path: Path) -> Table:
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        raise InputError("JSON Lines, expected CSV: `esm-onnx data import` it, and lint the store", file=path)
     names, rows = read_csv(path)
     table = Table(path, {name: [] for name in names}, [])
     for line, cells in rows:

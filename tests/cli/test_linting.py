@@ -139,6 +139,7 @@ WRONG = {
     "damaged.csv.gz": "damaged.csv.gz: cannot be read: Compressed file ended",
     "binary.csv.gz": "is not UTF-8",
     "two.csv": "2 columns that are called like latencies, expected one: choose with --latency among a_ms, b_ms",
+    "lines.jsonl": "lines.jsonl: JSON Lines, expected CSV: `esm-onnx data import` it, and lint the store",
     "good.csv --latency c_ms": "no column 'c_ms', expected one of r, a_ms",
     "good.csv --features r,q": "no column 'q', expected one of r, a_ms",
     "good.csv --latency r --features a_ms empty.csv": "empty.csv: no row",
@@ -162,6 +163,7 @@ def test_wrong_input_is_one_line(esm: Run, tmp_path: Path, arguments: str) -> No
     write(tmp_path / "words.csv", ["r", "a_ms"], [[1, "fast"], [2, "slow"]])
     write(tmp_path / "lonely.csv", ["a_ms"], [[1]])
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "lines.jsonl").write_text("{}\n")
     (tmp_path / "damaged.csv.gz").write_bytes(gzip.compress(b"r,a_ms\n1,2\n")[:-9])
     (tmp_path / "binary.csv.gz").write_bytes(bytes(range(256)))
     done = esm("data", "lint", *arguments.split(), code=2)
