@@ -17,7 +17,7 @@ from esm_onnx.cli.linting import examine
 from esm_onnx.cli.live import live
 from esm_onnx.cli.options import OUT, SHARE, json_option, quantity_option, space_option, store_option
 from esm_onnx.cli.predicting import read_dataset
-from esm_onnx.cli.printing import print_json, print_table
+from esm_onnx.cli.printing import demand_one_output, print_json, print_table
 from esm_onnx.files import replacing
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.session import Progress
@@ -137,6 +137,7 @@ def compare(
     All see the same training rows and are judged on the same others; with each seed, on other ones. Linear regression
     and lookup tables are always among them.
     """
+    demand_one_output(out, as_json)
     if across is not None:
         _refuse_beside_across()
         compare_targets(store_path, space, targets, out, as_json)
@@ -199,8 +200,6 @@ def _measured(dataset: Dataset, spent_s: float) -> dict[str, Any]:
 def _show(
     found: Comparison, content: Content, quantity: Quantity, measured: dict[str, Any], out: Path | None, as_json: bool
 ) -> None:
-    if str(out) == "-" and as_json:
-        raise click.UsageError("--json with --out -, expected one of them: both would go to standard output")
     if str(out) == "-":
         click.echo(csv_of(found, quantity), nl=False)
         return

@@ -41,9 +41,9 @@ def export(
     settings = ExportSettings(batch=batch, opset=opset, precision=precision, embed_weights=embed_weights)
     chosen = list(dict.fromkeys(read_architectures(architectures, space)))
     out.mkdir(parents=True, exist_ok=True)
-    with interruptible(lambda: f"the subnets written so far are in {out}, and {out / 'subnets.jsonl'} is not written"):
-        subnets = [write_subnet(space, architecture, out, settings, seed=seed) for architecture in chosen]
     index = out / "subnets.jsonl"
+    with interruptible(lambda: f"the subnets written so far are in {out}, and {index} is not written"):
+        subnets = [write_subnet(space, architecture, out, settings, seed=seed) for architecture in chosen]
     write_lines(
         ({"file": subnet.path.name, "architecture": to_json(space, subnet.architecture)} for subnet in subnets), index
     )

@@ -34,6 +34,16 @@ def printer_of(as_json: bool, json_lines: bool) -> Printer | None:
     return print_result if json_lines else print_json if as_json else None
 
 
+def demand_one_output(out: Path | None, as_json: bool) -> None:
+    """Refuses what would print two things on standard output.
+
+    Raises:
+        UsageError: --json with --out -.
+    """
+    if as_json and str(out) == "-":
+        raise click.UsageError("--json with --out -, expected one of them: both would go to standard output")
+
+
 def write_lines(values: Iterable[Any], out: Path | None) -> int:
     """JSON Lines into a file, all or nothing, or on standard output; gives their number."""
     count = 0

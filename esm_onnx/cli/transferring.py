@@ -15,7 +15,7 @@ from esm_onnx.architectures import Space, divide, to_json
 from esm_onnx.cli.linting import examine
 from esm_onnx.cli.options import FILE, OUT, json_option, quantity_option, seed_option, space_option
 from esm_onnx.cli.predicting import print_evaluation, read_dataset, target_option, training_options
-from esm_onnx.cli.printing import print_json, print_table, write_lines
+from esm_onnx.cli.printing import demand_one_output, print_json, print_table, write_lines
 from esm_onnx.errors import InputError
 from esm_onnx.measurement.quantities import LATENCY, Quantity
 from esm_onnx.measurement.store import Store
@@ -104,8 +104,7 @@ def _suggest(
     from esm_onnx.prediction.base import Base
     from esm_onnx.prediction.suggestion import suggest
 
-    if as_json and str(out) == "-":
-        raise click.UsageError("--json with --out -, expected one of them: both would go to standard output")
+    demand_one_output(out, as_json)
     bases = [Base.open(path) for path in paths]
     space = space or bases[0].loaded.space
     measured = []

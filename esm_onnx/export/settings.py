@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import onnx
 
 from esm_onnx.errors import InputError
+from esm_onnx.export.quantized import KINDS
 
 EXPORT_VERSION = 1
 """Raised when the same architecture and settings give another graph: latencies from before do not mix with new ones."""
 
-QUANTISED = ("int8", "uint8")
+QUANTISED = tuple(KINDS)
 PRECISIONS = ("fp32", "fp16", *QUANTISED)
 """Those that are written: tf32 is what a runtime does with fp32."""
 

@@ -136,7 +136,7 @@ def add_foreign(store: Store, found: Foreign) -> dict[str, int]:
             **({} if how == MEASURED else {"how": how}),  # so that what was imported before this word is known again
         }
         alone = sum(other == digest for other, _ in found.sessions) == 1  # else an import may have been cut between two
-        known = how in before[digest] or (alone and before[digest])
+        known = before[digest] if alone else how in before[digest]
         counts[of.name] = counts.get(of.name, 0) + (0 if known else store.add(space, of, origin, measurements))
     return counts
 

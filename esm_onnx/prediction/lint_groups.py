@@ -129,7 +129,8 @@ def leak_findings(rows: Rows, groups: Groups) -> Iterator[Finding]:
     together = groups.together
     if rows.merged:
         _, first = np.unique(groups.architecture, return_index=True)
-        rows, together = rows.select(np.isin(np.arange(len(rows)), first)), together[np.sort(first)]
+        kept = np.isin(np.arange(len(rows)), first)
+        rows, together = rows.select(kept), together[kept]
     sizes = np.bincount(together)[together]
     inside = sizes > 1
     if inside.mean() < SHARE:

@@ -24,16 +24,17 @@ SHOWN = 3
 
 def outlier_findings(rows: Rows, fitted: Fit) -> Iterator[Finding]:
     """Rows whose latency is far from what the others let expect; further where these say little of it."""
-    if len(rows) < LEAST_ROWS:
-        return
     apart = fitted.residual - np.median(fitted.residual)
+    distance = np.abs(apart)
+    if len(rows) < LEAST_ROWS or not (distance > FAR).any():
+        return
+    spreads = distance / max(spread(fitted.residual), 1e-12)
     support = fitted.basis.support(winsorized(np.log(rows.latency_ms)))
-    spreads = np.abs(apart) / max(spread(fitted.residual), 1e-12)
-    off = (np.abs(apart) > FAR) & (spreads * np.sqrt(support) > SPREADS)
-    off |= (np.abs(apart) > FURTHER) & (spreads > SPREADS)
+    off = (distance > FAR) & (spreads * np.sqrt(support) > SPREADS)
+    off |= (distance > FURTHER) & (spreads > SPREADS)
     if not off.any():
         return
-    furthest = np.flatnonzero(off)[np.argsort(-np.abs(apart[off]), kind="stable")][:SHOWN]
+    furthest = np.flatnonzero(off)[np.argsort(-distance[off], kind="stable")][:SHOWN]
     told = ", ".join(f"{rows.stretch(np.array([i]))} {percent(apart[i])}" for i in furthest)
     yield Finding(
         "outliers",

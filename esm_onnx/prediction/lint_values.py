@@ -105,13 +105,14 @@ def of_another_unit(rows: Rows) -> Mask:
 def unit_findings(rows: Rows, mask: Mask) -> Iterator[Finding]:
     """Latencies of two units in one table."""
     if mask.any():
-        factor = float(np.exp(np.log(rows.latency_ms[mask]).mean() - np.log(rows.latency_ms[~mask]).mean()))
+        these, others = rows.latency_ms[mask], rows.latency_ms[~mask]
+        factor = float(np.exp(np.log(these).mean() - np.log(others).mean()))
+        low, high = (others, these) if factor > 1 else (these, others)
         yield Finding(
             "units",
             ERROR,
             f"{mask.sum()} of {len(rows)} latencies are ×{factor:.3g} of the others in the mean, with nothing between "
-            f"{rows.latency_ms[~mask].max() if factor > 1 else rows.latency_ms[mask].max():.4g} and "
-            f"{rows.latency_ms[mask].min() if factor > 1 else rows.latency_ms[~mask].min():.4g} ms",
+            f"{low.max():.4g} and {high.min():.4g} ms",
             int(mask.sum()),
             rows.first(mask),
             "look for another unit or a lost decimal point: bring all rows to ms, or leave these out",
